@@ -1,0 +1,282 @@
+"""The command line: parses, calls, prints. No mathematics, and nothing heavy imported until a command runs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probgen.console import prepare_process
+from probgen.errors import UserError
+
+app = typer.Typer(
+    name="probgen",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Deep generative models as Pyro programs; every number says what it is: exact, a bound, an estimate, none.\n\n"
+    "Start with: [bold]probgen demo[/bold], or\n\n"
+    "[bold]probgen train vae --data digits --out runs/vae[/bold], then [bold]probgen evaluate runs/vae[/bold]",
+)
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, made by `probgen train --out`.")]
+OutFile = Annotated[Path, typer.Option("--out", help="The file to write.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where data files are; else PROBGEN_DATA, else the user's cache.")]
+Model = Annotated[str | None, typer.Option(help="FILE.py:CLASS again, for a run of your own class.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
+SplitName = Annotated[str, typer.Option(help="train, valid or test.")]
+Particles = Annotated[int, typer.Option(help="Draws of z per image.")]
+
+
+@app.command()
+def train(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A name of `probgen models`, or FILE.py:CLASS.")] = None,
+    data: Annotated[str | None, typer.Option(help="A name of `probgen datasets`, a .npz or .npy file, or a folder. [digits]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory to make. [runs/MODEL-DATA]")] = None,
+    data_dir: DataDir = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training images. [50]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps, instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step. [128]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate. [0.001]")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the rate: constant, linear or cosine (to 0). [constant]")] = None,
+    lr_warmup: Annotated[int | None, typer.Option(help="Steps over which the rate first rises. [0]")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of an average of the weights, which is kept. E.g. 0.999.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a better bound.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, batches and noise. [0]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [auto]")] = None,
+    binarize: Annotated[str | None, typer.Option(help="Grey to black and white: none, static, dynamic or threshold. [none]")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the model; repeat. See `probgen models`.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A .toml or .json file with any of these; what is given here goes before.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run, to the very same weights.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    json_: Json = False,
+) -> None:
+    """Train a model: [bold]probgen train vae --data digits --out runs/vae --set latent_dim=8[/bold]
+
+    Ctrl-C saves; [bold]probgen train --out RUN --resume[/bold] goes on as if nothing had happened.
+    """
+    from probgen.commands.configure import gather
+    from probgen.commands.train import tell
+    from probgen.commands.train import train as run_training
+
+    flags = {
+        "data": data, "data_dir": data_dir and str(data_dir), "epochs": epochs, "steps": steps,
+        "batch_size": batch_size, "lr": lr, "schedule": schedule, "lr_warmup": lr_warmup, "clip_norm": clip_norm,
+        "ema": ema, "patience": patience, "seed": seed, "device": device, "binarize": binarize,
+    }  # fmt: skip
+    name, given = gather(model, flags, set_ or [], config)
+    place = out or Path("runs") / f"{Path(name or 'run').stem}-{Path(str(given.get('data', 'digits'))).stem}"
+    summary = run_training(name, given, place, resume=resume, overwrite=overwrite, quiet=quiet)
+    if not quiet:
+        tell(summary)
+    if json_:
+        print_json(summary)
+    if not summary["finished"]:
+        raise typer.Exit(130)
+
+
+@app.command()
+def sample(
+    run: RunPath,
+    out: OutFile,
+    num: Annotated[int, typer.Option(help="How many images.")] = 64,
+    seed: Seed = 0,
+    temperature: Annotated[float, typer.Option(help="Factor on the spread of the Gaussian prior.")] = 1.0,
+    mean: Annotated[bool, typer.Option("--mean", help="Show E\\[x | z] instead of a draw of x (smoother; no sample of p(x)).")] = False,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """Draw images from p(x): [bold]probgen sample RUN --num 64 --out samples.png[/bold] (or .npz: `images`)."""
+    from probgen.commands.sample import sample_run
+
+    sample_run(run, num, out, seed=seed, temperature=temperature, model=model, device=device, mean=mean)
+    said(out)
+
+
+@app.command()
+def reconstruct(
+    run: RunPath,
+    out: OutFile,
+    num: Annotated[int, typer.Option(help="How many images.")] = 20,
+    split: SplitName = "test",
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """Images over what the model makes of them after squeezing them through its code."""
+    from probgen.commands.sample import reconstruct_run
+
+    reconstruct_run(run, num, out, split=split, data_dir=data_dir, model=model, device=device)
+    said(out)
+
+
+@app.command()
+def traverse(
+    run: RunPath,
+    out: OutFile,
+    between: Annotated[tuple[int, int] | None, typer.Option(metavar="I J", help="From test image I to J, instead.")] = None,
+    num: Annotated[int, typer.Option(help="Most rows: the latent dimensions with the largest KL.")] = 16,
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """What each latent dimension does to an image, one row each; for two dimensions, the whole plane."""
+    from probgen.commands.sample import traverse_run
+
+    traverse_run(run, out, between=between, num=num, data_dir=data_dir, model=model, device=device)
+    said(out)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    split: SplitName = "test",
+    particles: Particles = 100,
+    num: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """What the model can say about log p(x): exact, bounds, or nothing, and why."""
+    from probgen.commands.evaluate import evaluate_run
+    from probgen.tables import print_evaluation
+
+    result = evaluate_run(
+        run, split=split, particles=particles, num=num, data_dir=data_dir, model=model, device=device, seed=seed,
+        quiet=json_,
+    )  # fmt: skip
+    print_json(result) if json_ else print_evaluation(result)
+
+
+@app.command()
+def elbo(
+    run: RunPath,
+    num: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    index: Annotated[int | None, typer.Option(help="One image, by its place in the split.")] = None,
+    split: SplitName = "test",
+    particles: Particles = 1,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """The three terms of log p(x), with their numbers."""
+    from probgen.commands.evaluate import elbo_run
+    from probgen.tables import print_elbo
+
+    result = elbo_run(
+        run, split=split, num=num, index=index, particles=particles, data_dir=data_dir, model=model, device=device,
+        seed=seed,
+    )  # fmt: skip
+    print_json(result) if json_ else print_elbo(result)
+
+
+@app.command()
+def info(run: RunPath, model: Model = None, json_: Json = False) -> None:
+    """What a run directory holds: model, options, training, last numbers."""
+    from probgen.commands.listing import describe_run
+    from probgen.tables import print_info
+
+    result = describe_run(run, model)
+    print_json(result) if json_ else print_info(result)
+
+
+@app.command()
+def models(json_: Json = False) -> None:
+    """The models: kind, sites, options and their defaults."""
+    from probgen.commands.listing import list_models
+    from probgen.tables import print_models
+
+    rows = list_models()
+    print_json(rows) if json_ else print_models(rows)
+
+
+@app.command()
+def datasets(data_dir: DataDir = None, json_: Json = False) -> None:
+    """The data sets: size, shape, levels, labels, factors, and whether they are here."""
+    from probgen.commands.listing import list_datasets
+    from probgen.tables import print_datasets
+
+    rows = list_datasets(data_dir)
+    print_json(rows) if json_ else print_datasets(rows)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train every kind of model on real handwritten digits, and put pictures and one table into a folder."""
+    from probgen.commands.demo import run_demo
+
+    run_demo(out, quiet=quiet)
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Options before the command."""
+    if version:
+        from probgen.version import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def print_json(result: Any) -> None:
+    """One line of JSON, the last on stdout; nan and infinity, which JSON lacks, as null."""
+    print(json.dumps(plain(result), ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """Only what JSON has."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
+
+
+def said(path: Path) -> None:
+    """Tell where the result is."""
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def complain(message: str) -> int:
+    """One line on stderr, whatever came; the exit code for what the user can mend."""
+    print("probgen: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def run() -> None:
+    """Run the command line. Exit codes: 0; 2 for what the user can mend, one line; 130 after Ctrl-C."""
+    prepare_process()
+    try:
+        code = app(standalone_mode=False) or 0
+    except UserError as error:
+        code = complain(str(error))
+    except KeyboardInterrupt:
+        code = 130
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            code = 0
+        else:
+            code = complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's own way of saying that the words were wrong
+            raise
+        code = complain(f"{error.format_message()} (see probgen --help)")
+    sys.exit(code)

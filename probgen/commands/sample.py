@@ -1,0 +1,177 @@
+"""`probgen sample`, `probgen reconstruct` and `probgen traverse`: images from a trained run."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probgen import plots
+from probgen.commands.common import OpenedRun, check_num, open_run, output_file
+from probgen.errors import UserError
+from probgen.files import write_atomic
+from probgen.inference.checks import sites_of
+from probgen.inference.elbo import elbo_terms
+from probgen.inference.predict import decode, reconstruct, sample
+
+CHUNK = 1000  # images decoded at once
+MOST_PICTURED = 10_000
+STEPS = np.linspace(-3, 3, 9)  # standard deviations of the prior that a traversal walks through
+MANIFOLD_SIDE = 16
+
+
+def sample_run(
+    path: Path, num: int, out: Path, *, seed: int, temperature: float, model: str | None, device: str, mean: bool
+) -> None:
+    """Draw `num` images from p(x) into a picture or an .npz file (`images`, uint8 n h w or n h w c)."""
+    output_file(out, ".png", ".npz")
+    check_num(num, MOST_PICTURED if out.suffix.lower() == ".png" else 1_000_000)
+    if not 0 < temperature < float("inf"):
+        raise UserError(f"--temperature {temperature:g} came, expected a number above 0")
+    opened = open_run(path, model, device, seed)
+    sizes = [min(CHUNK, num - start) for start in range(0, num, CHUNK)]
+    draw = draw_means if mean else draw_samples
+    images = torch.cat([draw(opened, size, temperature).cpu() for size in sizes])
+    if out.suffix.lower() == ".npz":
+        write_atomic(out, npz(images, opened.levels))
+    elif opened.levels is None:
+        write_atomic(out, plots.points(images))
+    else:
+        write_atomic(out, plots.grid(images, opened.levels))
+
+
+def draw_samples(opened: OpenedRun, num: int, temperature: float) -> Tensor:
+    """x ~ p(x)."""
+    return sample(opened.model, num, opened.image_shape, temperature=temperature)
+
+
+def draw_means(opened: OpenedRun, num: int, temperature: float) -> Tensor:
+    """E[x | z] for z ~ p(z): smoother than a draw of x, and no sample of p(x)."""
+    name, size = only_code(opened)
+    z = temperature * torch.randn(num, size, device=opened.device)
+    return decode(opened.model, {name: z}, num, opened.image_shape)
+
+
+def npz(images: Tensor, levels: int | None) -> bytes:
+    """`images` as uint8 n h w or n h w c with `levels`, or as float n 2."""
+    arrays: dict[str, Any] = {"images": images.float().numpy()}
+    if levels is not None:
+        array = images.round().clamp(0, levels - 1).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        arrays = {"images": array[..., 0] if array.shape[-1] == 1 else array, "levels": np.array(levels)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def reconstruct_run(
+    path: Path, num: int, out: Path, *, split: str, data_dir: Path | None, model: str | None, device: str
+) -> None:
+    """Images of a split over E[x | z] at the mean of their code."""
+    output_file(out, ".png")
+    check_num(num, MOST_PICTURED)
+    opened = open_run(path, model, device)
+    images = opened.split(split, data_dir, num)
+    levels = need_images(opened)
+    write_atomic(out, plots.pairs(images, reconstruct(opened.model, images), levels))
+
+
+def traverse_run(
+    path: Path,
+    out: Path,
+    *,
+    between: tuple[int, int] | None,
+    num: int,
+    data_dir: Path | None,
+    model: str | None,
+    device: str,
+) -> None:
+    """What each latent dimension does: one row each, by KL; or from one test image to another; or the plane of z."""
+    output_file(out, ".png")
+    check_num(num, 1000)
+    opened = open_run(path, model, device, seed=0)
+    levels = need_images(opened)
+    name, size = only_code(opened)
+    images = opened.split("test", data_dir)
+    if between is not None:
+        picture = interpolation(opened, images, between, levels)
+    elif size == 2:
+        picture = manifold(opened, name, levels)
+    else:
+        picture = dimensions(opened, name, images[:1000], num, levels)
+    write_atomic(out, picture)
+
+
+def dimensions(opened: OpenedRun, name: str, images: Tensor, num: int, levels: int) -> bytes:
+    """Rows of E[x | z], one dimension of z moved through the prior's range, the others at the first image's code."""
+    terms = elbo_terms(opened.model.model, opened.model.guide, images)
+    term = terms.latent[0]
+    if term.guide_mean is None:
+        raise UserError(f"site {name!r}: its guide does not tell a mean, so there is no code to move")
+    sizes = term.kl_per_dim.mean(0) if term.kl_per_dim is not None else term.guide_mean.var(0)
+    unit = "nats" if term.kl_per_dim is not None else "variance"
+    values = torch.as_tensor(STEPS, dtype=term.guide_mean.dtype, device=opened.device)
+    rows, names = [], []
+    for dim in sizes.argsort(descending=True)[:num].tolist():
+        z = term.guide_mean[:1].repeat(len(values), 1)
+        z[:, dim] = values
+        rows.append(decode(opened.model, {name: z}, len(z), opened.image_shape))
+        names.append(f"{name}[{dim}]\n{float(sizes[dim]):.2f} {unit}")
+    return plots.traversal(rows, names, STEPS.tolist(), levels)
+
+
+def interpolation(opened: OpenedRun, images: Tensor, between: tuple[int, int], levels: int) -> bytes:
+    """On the straight line from one test image's code to another's; the images themselves at the ends."""
+    for index in between:
+        if not 0 <= index < len(images):
+            raise UserError(f"--between {between[0]} {between[1]} came, expected indices 0 to {len(images) - 1}")
+    ends = images[list(between)]
+    terms = elbo_terms(opened.model.model, opened.model.guide, ends)
+    codes = terms.latent[0].guide_mean
+    if codes is None:
+        raise UserError("the guide does not tell a mean, so there is no code to go between")
+    steps = torch.linspace(0, 1, 10, device=opened.device)[:, None]
+    z = (1 - steps) * codes[0] + steps * codes[1]
+    line = decode(opened.model, {terms.latent[0].name: z}, len(z), opened.image_shape)
+    return plots.grid(torch.cat([ends[:1].float(), line, ends[1:].float()]), levels, columns=12)
+
+
+def manifold(opened: OpenedRun, name: str, levels: int) -> bytes:
+    """E[x | z] over the plane of a two-dimensional code, at equal steps of the prior's probability."""
+    places = torch.linspace(0.5 / MANIFOLD_SIDE, 1 - 0.5 / MANIFOLD_SIDE, MANIFOLD_SIDE)
+    z = torch.distributions.Normal(0.0, 1.0).icdf(places)
+    plane = torch.cartesian_prod(z.flip(0), z).flip(1).to(opened.device)
+    return plots.grid(decode(opened.model, {name: plane}, len(plane), opened.image_shape), levels, MANIFOLD_SIDE)
+
+
+def need_images(opened: OpenedRun) -> int:
+    """The number of grey levels. Raises UserError for points, of which there is no such picture."""
+    if opened.levels is None:
+        raise UserError("this run was trained on points, not images: probgen sample draws them")
+    return opened.levels
+
+
+def only_code(opened: OpenedRun) -> tuple[str, int]:
+    """Name and size of the one latent vector. Raises UserError for a model with none, or several."""
+    blank = torch.zeros(2, *opened.image_shape, device=opened.device)
+    latent = [name for name, role in sites_of(opened.model, blank).items() if role == "latent"]
+    if len(latent) != 1:
+        came = "no latent site" if not latent else f"{len(latent)} latent sites ({', '.join(latent)})"
+        raise UserError(f"{opened.run.config.model} has {came}, expected one latent vector")
+    codes = guide_values(opened, blank)[latent[0]]
+    if codes.dim() != 2:
+        raise UserError(f"site {latent[0]!r} has shape {tuple(codes.shape[1:])} per image, expected one vector")
+    return latent[0], codes.shape[1]
+
+
+@torch.no_grad()
+def guide_values(opened: OpenedRun, images: Tensor) -> dict[str, Tensor]:
+    """A draw of every latent site."""
+    from pyro import poutine
+
+    from probgen.inference.traces import evaluating, sample_sites
+
+    with evaluating(opened.model):
+        trace = poutine.trace(opened.model.guide).get_trace(images)
+    return {name: node["value"] for name, node in sample_sites(trace).items()}

@@ -1,0 +1,20 @@
+"""Training and measuring any Pyro model/guide pair."""
+
+from probgen.inference.elbo import ElboTerms, elbo_terms
+from probgen.inference.estimates import Estimate, bits_per_dim
+from probgen.inference.evidence import exact, iwae
+from probgen.inference.fit import fit
+from probgen.inference.trainer import TrainConfig, Trainer, TrainingError
+
+__all__ = [
+    "ElboTerms",
+    "Estimate",
+    "TrainConfig",
+    "Trainer",
+    "TrainingError",
+    "bits_per_dim",
+    "elbo_terms",
+    "exact",
+    "fit",
+    "iwae",
+]

@@ -1,0 +1,86 @@
+"""A first run of a pair on a few images, whose failures are told as what they are: the pair's author's to mend."""
+
+import traceback
+from types import TracebackType
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Shaped
+from pyro import poutine
+from torch import Tensor
+
+from probgen.errors import UserError
+from probgen.inference.traces import as_real, sample_sites, trace_pair
+from probgen.models.contracts import Objective
+
+NUM_IMAGES = 3
+
+
+def check_pair(pair: Any, x: Shaped[Tensor, "b *shape"]) -> None:
+    """Run guide and model on up to three images with Pyro's validation on; the random state is left as it was.
+
+    Raises UserError in one line: the site, the shape that came and the one expected, or the line of the
+    pair's file that failed.
+    """
+    batch = x[:NUM_IMAGES]
+    objective = getattr(pair, "objective", None) or Objective()
+    try:
+        with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(True):
+            trace_pair(pair.model, pair.guide, batch, objective.num_particles, training=True)
+    except UserError as error:
+        raise UserError(f"{type(pair).__name__}: {error}") from error
+    except Exception as error:
+        raise UserError(explain(pair, batch, error)) from error
+
+
+def explain(pair: Any, batch: Tensor, error: Exception) -> str:
+    """One line for an exception that a pair's program raised."""
+    name = type(pair).__name__
+    message = offending_site(error, len(batch))
+    if message is None:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        message = f"{type(error).__name__}: {first_line}"
+    where = last_own_line(error.__traceback__)
+    return f"{name} fails on a batch of shape {tuple(batch.shape)}, {where}: {message}"
+
+
+def offending_site(error: Exception, num_images: int) -> str | None:
+    """The `pyro.sample` statement that was being run, if one was: its name and the shapes at odds."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        message = frame.f_locals.get("msg")
+        if not isinstance(message, dict) or message.get("type") != "sample":
+            continue
+        batch_shape, event_shape = tuple(message["fn"].batch_shape), tuple(message["fn"].event_shape)
+        if batch_shape != (num_images,):
+            return (
+                f"site {message['name']!r} has batch shape {batch_shape} and event shape {event_shape}, expected "
+                f"batch shape {(num_images,)}, one entry per image: move the others into the event with .to_event"
+            )
+    return None
+
+
+def last_own_line(trace: TracebackType | None) -> str:
+    """`file.py line 12` of the deepest frame that belongs to the pair and not to a library."""
+    own = [
+        f"{frame.filename.rsplit('/', 1)[-1]} line {frame.lineno}"
+        for frame in traceback.extract_tb(trace)
+        if "site-packages" not in frame.filename and "probgen/inference" not in frame.filename
+    ]
+    return own[-1] if own else "in a library"
+
+
+def sites_of(pair: Any, x: Shaped[Tensor, "b *shape"]) -> dict[str, str]:
+    """The sites of the pair's model in program order, each `latent`, `observed` or `deterministic`."""
+    batch = x[:NUM_IMAGES]
+    with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
+        guide_trace = poutine.trace(pair.guide).get_trace(as_real(batch))
+        trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(as_real(batch))
+    random = sample_sites(trace)
+    described = {}
+    for name, node in trace.nodes.items():
+        if node["type"] == "sample" and node["infer"].get("_deterministic"):
+            described[name] = "deterministic"
+        elif name in random:
+            described[name] = "observed" if node["is_observed"] else "latent"
+    return described

@@ -1,0 +1,68 @@
+"""`fit`: train any pair on a tensor of images, in one call."""
+
+from typing import Any, Literal
+
+import pyro
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from probgen.errors import UserError
+from probgen.inference.batches import BatchOrder, TensorImages
+from probgen.inference.checks import check_pair
+from probgen.inference.loop import Loop, Record
+from probgen.inference.traces import as_real
+from probgen.inference.trainer import TrainConfig, Trainer, set_mode
+
+
+def fit(
+    pair: Any,
+    images: Shaped[Tensor, "n *shape"],
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seed: int = 0,
+    schedule: Literal["constant", "linear", "cosine"] = "constant",
+    clip_norm: float | None = None,
+    ema: float | None = None,
+    patience: int | None = None,
+    valid: Shaped[Tensor, "m *shape"] | None = None,
+    progress: bool = True,
+) -> list[Record]:
+    """Maximize the mean ELBO of `images` under the pair, by Adam on batches.
+
+    pair: any object with Pyro programs `model(x)` and `guide(x)`. images: n c h w, whole numbers
+    0 … levels − 1, or real vectors n d. steps or epochs: how long (default: 50 epochs). See `TrainConfig`
+    for the rest. valid: images on which the bound is validated, needed for `patience`.
+
+    Returns the history: records with `step`, `split` (`train`, `valid`), `loss`, `elbo`, `log_likelihood`,
+    `kl`, in nats per image. The pair is left in `eval()` mode.
+
+    Raises UserError for a pair or images that do not fit, TrainingError at a loss that is nan or infinite.
+    """
+    if steps is not None and epochs is not None:
+        raise UserError("both steps and epochs came, expected one of them")
+    if patience is not None and valid is None:
+        raise UserError("patience came without valid images to watch")
+    if len(images) == 0:
+        raise UserError("no images came, expected one or more")
+    if steps is None:
+        steps = BatchOrder(len(images), batch_size, seed).steps_for(50 if epochs is None else epochs)
+    config = TrainConfig(steps, batch_size, lr, schedule, clip_norm=clip_norm, ema=ema, patience=patience, seed=seed)
+    pyro.set_rng_seed(seed)
+    device = device_of(pair)
+    check_pair(pair, as_real(images[:3]).to(device))
+    loop = Loop(Trainer(pair, TensorImages(images), config, device), valid=valid, quiet=not progress)
+    history = loop.run()
+    if isinstance(pair, nn.Module):
+        pair.load_state_dict(loop.final_weights())
+    set_mode(pair, training=False)
+    return history
+
+
+def device_of(pair: Any) -> torch.device:
+    """Where a module's parameters are; the CPU for one without."""
+    parameters = list(pair.parameters()) if isinstance(pair, nn.Module) else []
+    return parameters[0].device if parameters else torch.device("cpu")

@@ -1,0 +1,185 @@
+"""The one training loop: steps, averaged records, validation, early stopping, checkpoints when they are due."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probgen.console import progress_bar
+from probgen.inference.elbo import elbo_terms
+from probgen.inference.objective import step_objective
+from probgen.inference.randomness import own_randomness
+from probgen.inference.traces import evaluating
+from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, set_mode
+from probgen.models.contracts import Kind, kind_of
+
+NUM_RECORDS = 200  # training records in a run
+NUM_VALIDATIONS = 50
+VALIDATION_SEED = 20_140_501
+Record = dict[str, Any]
+
+
+class Recorder:
+    """What happens to a run's progress: nothing here; a run directory overrides it."""
+
+    def record(self, record: Record) -> None:
+        """A line of metrics: training terms averaged since the last one, or a validation's."""
+
+    def checkpoint(self, loop: "Loop") -> None:
+        """The end of an interval: a place where the run may be saved."""
+
+    def validated(self, loop: "Loop") -> None:
+        """After a validation, with the weights that were validated in place."""
+
+    def stop_requested(self) -> bool:
+        """Whether to stop before the next step."""
+        return False
+
+
+class Loop:
+    """Runs a `Trainer` to the end of its configuration; all that it remembers is in `state_dict()`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        valid: Tensor | None = None,
+        recorder: Recorder | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.trainer, self.valid, self.quiet = trainer, valid, quiet
+        self.recorder = recorder or Recorder()
+        self.history: list[Record] = []
+        self.pending: list[Record] = []
+        self.best: dict[str, Any] | None = None
+        self.validations_since_best = 0
+        self.record_every = max(1, trainer.config.steps // NUM_RECORDS)
+        epoch = trainer.order.steps_for(1)
+        self.validate_every = max(epoch, math.ceil(trainer.config.steps / NUM_VALIDATIONS))
+
+    @property
+    def config(self) -> TrainConfig:
+        """The trainer's."""
+        return self.trainer.config
+
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or the validation bound has stopped rising."""
+        patience = self.config.patience
+        out_of_patience = patience is not None and self.validations_since_best >= patience
+        return out_of_patience or self.trainer.steps_done >= self.config.steps
+
+    def run(self) -> list[Record]:
+        """Train; returns the records of this call. Weights are the best (with patience), the average (ema) or the last.
+
+        Raises TrainingError at a loss that is nan or infinite.
+        """
+        with progress_bar(quiet=self.quiet) as bar:
+            task = bar.add_task("training", total=self.config.steps, completed=self.trainer.steps_done, terms="")
+            while not self.finished and not self.recorder.stop_requested():
+                self.one_step()
+                bar.update(task, completed=self.trainer.steps_done, terms=summary(self.history))
+        return self.history
+
+    def one_step(self) -> None:
+        """A gradient step, and what falls due after it."""
+        step, last = self.trainer.steps_done + 1, self.config.steps
+        self.pending.append(self.trainer.step())
+        if step % self.record_every == 0 or step == last:
+            self.flush()
+        if self.valid is not None and (step % self.validate_every == 0 or step == last):
+            self.validate()
+        if step % self.record_every == 0 or step == last:
+            self.recorder.checkpoint(self)
+
+    def flush(self) -> None:
+        """One record: the means of the steps since the last."""
+        keys = self.pending[0].keys()
+        means = {
+            k: float(torch.stack([torch.as_tensor(r[k]).float().cpu() for r in self.pending]).mean()) for k in keys
+        }
+        self.add("train", means)
+        self.pending = []
+
+    def add(self, split: str, terms: Record) -> None:
+        """Note a record and hand it on."""
+        epoch = self.trainer.steps_done * self.trainer.order.batch_size / len(self.trainer.images)
+        record = {"step": self.trainer.steps_done, "epoch": round(epoch, 3), "split": split, **terms}
+        self.history.append(record)
+        self.recorder.record({**record, "time": round(time.time(), 3)})
+
+    def validate(self) -> None:
+        """Bound on the validation images, always with the same noise; remembers the best weights if asked to."""
+        assert self.valid is not None
+        self.trainer.swap_average()
+        with own_randomness(VALIDATION_SEED):
+            terms = validation_terms(self.trainer.pair, self.valid)
+            self.add("valid", terms)
+            self.recorder.validated(self)
+        if self.config.patience is not None:
+            self.remember_best(terms["loss"])
+        self.trainer.swap_average()
+
+    def remember_best(self, loss: float) -> None:
+        """Early stopping: keep a copy of the weights with the lowest validation loss."""
+        self.validations_since_best += 1
+        if self.best is None or loss < self.best["loss"]:
+            weights = {k: v.detach().clone() for k, v in self.trainer.pair.state_dict().items()}
+            self.best = {"loss": loss, "step": self.trainer.steps_done, "weights": weights}
+            self.validations_since_best = 0
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """What the run is for: the best weights so far (with patience), the average (ema), or the last."""
+        if self.best is not None:
+            return self.best["weights"]
+        self.trainer.swap_average()
+        weights = {k: v.detach().clone() for k, v in self.trainer.pair.state_dict().items()}
+        self.trainer.swap_average()
+        return weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """The trainer's state, and what the loop remembers."""
+        pending = [{k: torch.as_tensor(v).detach().clone() for k, v in r.items()} for r in self.pending]
+        return {
+            "trainer": self.trainer.state_dict(),
+            "pending": pending,
+            "best": self.best,
+            "validations_since_best": self.validations_since_best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.trainer.load_state_dict(state["trainer"])
+        self.pending, self.best = state["pending"], state["best"]
+        self.validations_since_best = state["validations_since_best"]
+
+
+def validation_terms(pair: Any, x: Tensor) -> Record:
+    """Loss per image and its terms on `x`, KL weight 1; a pair without a density has only a loss."""
+    if kind_of(pair) is Kind.NONE:
+        objective = step_objective(pair)
+        with torch.no_grad(), evaluating(pair):
+            losses = [(len(part), objective(part).loss.item()) for part in x.split(1024)]
+        return {"loss": sum(n * loss for n, loss in losses) / len(x)}
+    terms = elbo_terms(pair.model, pair.guide, x)
+    record = {
+        "loss": -terms.estimate.value,
+        "elbo": terms.estimate.value,
+        "log_likelihood": float(terms.log_likelihood.mean()),
+        "kl": float(terms.kl.mean()),
+    }
+    return record if terms.active_units is None else record | {"active_units": terms.active_units}
+
+
+def summary(history: list[Record]) -> str:
+    """The last record's terms, short, for the progress bar."""
+    if not history:
+        return ""
+    last = history[-1]
+    shown = [(k, last[k]) for k in ("elbo", "log_likelihood", "kl") if k in last] or [("loss", last["loss"])]
+    return " ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in shown)
+
+
+__all__ = ["Loop", "Recorder", "TrainingError", "set_mode"]

@@ -1,0 +1,122 @@
+"""The training objective of a pair, −ELBO per image (or −IWAE bound), with its terms recorded in passing."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+
+from probgen.errors import UserError
+from probgen.inference.elbo import log_mean_exp
+from probgen.inference.traces import sample_sites, trace_pair
+from probgen.models.contracts import Objective
+
+
+@dataclass
+class StepTerms:
+    """A batch's loss, to be lowered, and what it is made of: nats per image, means over the batch.
+
+    loss: differentiable. terms: `log_likelihood`, `kl`, `elbo` (KL weight 1), `kl_weight`; detached.
+    traces: the (model, guide) traces behind them, for finding a site that went wrong.
+    """
+
+    loss: Tensor
+    terms: dict[str, Any]
+    traces: list[Any] = field(default_factory=list)
+
+
+class Recording:
+    """Mixin for Pyro's ELBOs: keeps the traces that they draw, so that the terms cost no second pass."""
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        traces = super()._get_trace(model, guide, args, kwargs)  # type: ignore[misc]
+        self.traces.append(traces)
+        return traces
+
+
+class RecordingTraceELBO(Recording, Trace_ELBO):
+    """Pyro's `Trace_ELBO`: both terms by sampling; score-function gradients where z is not reparameterized."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.traces: list[Any] = []
+
+
+class RecordingMeanFieldELBO(Recording, TraceMeanField_ELBO):
+    """Pyro's `TraceMeanField_ELBO`: the KL term in closed form."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.traces: list[Any] = []
+
+
+def step_objective(pair: Any) -> Callable[[Tensor], StepTerms]:
+    """The function x ↦ loss and terms that the pair's `objective` asks for; a new one for each pair.
+
+    Pyro's ELBO objects remember the plates of the first model they see: none is shared between pairs.
+    """
+    objective: Objective = getattr(pair, "objective", None) or Objective()
+    if objective.bound == "iwae":
+        return lambda x: iwae_step(pair, x, objective.num_particles)
+    vectorize = objective.num_particles > 1 and bool(getattr(pair, "broadcasts", False))
+    kind = RecordingMeanFieldELBO if objective.kl == "closed-form" else RecordingTraceELBO
+    elbo = kind(
+        num_particles=objective.num_particles,
+        vectorize_particles=vectorize,
+        max_plate_nesting=1 if vectorize else math.inf,
+    )
+    return lambda x: elbo_step(pair, elbo, x, objective.num_particles)
+
+
+def elbo_step(pair: Any, elbo: ELBO, x: Float[Tensor, "b *shape"], num_particles: int) -> StepTerms:
+    """Pyro's loss over the batch, divided by its size, and the terms from the traces it drew."""
+    elbo.traces = []
+    loss = elbo.differentiable_loss(pair.model, pair.guide, x) / len(x)
+    draws = len(x) * num_particles
+    log_likelihood = sum(
+        node["log_prob_sum"].detach()
+        for model_trace, _ in elbo.traces
+        for node in sample_sites(model_trace).values()
+        if node["is_observed"]
+    )
+    weight = float(getattr(pair, "kl_weight", 1.0))
+    log_likelihood = torch.as_tensor(log_likelihood) / draws
+    kl = (log_likelihood + loss.detach()) / weight
+    terms = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "kl_weight": weight}
+    return StepTerms(loss, terms, elbo.traces)
+
+
+def iwae_step(pair: Any, x: Float[Tensor, "b *shape"], num_particles: int) -> StepTerms:
+    """−mean log (1/K) Σ_k w_k over the batch, one importance weight for each image and particle.
+
+    Raises UserError for a latent site without reparameterized draws, whose gradient this would lose.
+    """
+    sites = trace_pair(pair.model, pair.guide, x, num_particles, training=True)
+    for site in sites:
+        if not site.observed and not site.q.has_rsample:
+            raise UserError(
+                f"site {site.name!r}: {type(site.q).__name__} has no reparameterized draws, and the objective "
+                "iwae no other gradient: set objective=elbo"
+            )
+    log_likelihood = torch.stack([s.log_p for s in sites if s.observed]).sum(0)
+    log_ratio = torch.stack([s.log_q - s.log_p for s in sites if s.log_q is not None]).sum(0)
+    weight = float(getattr(pair, "kl_weight", 1.0))
+    loss = -log_mean_exp(log_likelihood - log_ratio).mean()
+    means = log_likelihood.detach().mean(), log_ratio.detach().mean() / weight
+    terms = {"elbo": means[0] - means[1], "log_likelihood": means[0], "kl": means[1], "kl_weight": weight}
+    return StepTerms(loss, terms)
+
+
+def first_bad_site(step: StepTerms) -> str:
+    """Which site of which program first holds a number that is nan or infinite."""
+    for model_trace, guide_trace in step.traces:
+        for program, trace in (("guide", guide_trace), ("model", model_trace)):
+            for name, node in sample_sites(trace).items():
+                for what, number in (("value", node["value"]), ("log-probability", node["log_prob"])):
+                    if not torch.isfinite(torch.as_tensor(number)).all():
+                        return f"first at the {what} of site {name!r} of the {program}"
+    return "no single site holds it: it arose in the sum"

@@ -1,0 +1,125 @@
+"""Images from a pair: drawn from p(x), reconstructed from q(z | x), decoded from a given z.
+
+All three run the pair's own program with other things held fixed, so that they work for any pair.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float, Shaped
+from pyro import poutine
+from pyro.distributions import Categorical, Independent
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
+
+from probgen.errors import UserError
+from probgen.inference.traces import as_real, evaluating, sample_sites
+
+
+class Temper(Messenger):
+    """Scale the spread of every Gaussian prior by `temperature`: z ← E[z] + temperature · (z − E[z])."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.refused: dict[str, str] = {}  # site → distribution; told afterwards, since Pyro rewords what is raised
+
+    def _pyro_post_sample(self, message: Any) -> None:
+        drawn_prior = not message["is_observed"] and "was_observed" not in message["infer"]
+        if not drawn_prior or site_is_subsample(message) or message["infer"].get("_deterministic"):
+            return
+        fn = message["fn"]
+        base = fn.base_dist if isinstance(fn, Independent) else fn
+        if isinstance(base, Normal | MultivariateNormal):
+            message["value"] = fn.mean + self.temperature * (message["value"] - fn.mean)
+        else:
+            self.refused[message["name"]] = type(base).__name__
+
+    def check(self) -> None:
+        """Raise UserError for a prior that has no spread to scale."""
+        for name, distribution in self.refused.items():
+            if self.temperature != 1:
+                raise UserError(
+                    f"temperature={self.temperature:g} came, but the prior of {name!r} is a {distribution}, "
+                    "not a Gaussian: leave the temperature at 1"
+                )
+
+
+@torch.no_grad()
+def sample(pair: Any, num: int, image_shape: Sequence[int], *, temperature: float = 1.0) -> Float[Tensor, "num *shape"]:
+    """x ~ p(x): a pair's own `sample(num, temperature=…)` where it has one, else its program run unobserved.
+
+    temperature: factor on the standard deviation of Gaussian priors.
+
+    Raises UserError for a pair that draws no images.
+    """
+    own = getattr(pair, "sample", None)
+    if callable(own):
+        with evaluating(pair):
+            return own(num, temperature=temperature) if temperature != 1 else own(num)
+    if no_prior := getattr(pair, "no_density", None):
+        raise UserError(f"nothing to sample from: {no_prior}; it can reconstruct")
+    with evaluating(pair), pyro.validation_enabled(False), Temper(temperature) as temper:
+        trace = poutine.trace(poutine.uncondition(pair.model)).get_trace(blank(pair, num, image_shape))
+    temper.check()
+    return image_site(trace, num, image_shape)["value"].reshape(num, *image_shape)
+
+
+@torch.no_grad()
+def reconstruct(pair: Any, x: Shaped[Tensor, "b *shape"], *, seed_mean: bool = True) -> Float[Tensor, "b *shape"]:
+    """E[x̂ | z] with z = E_q[z | x], in grey levels: what the code keeps of an image."""
+    x = as_real(x)
+    with evaluating(pair), pyro.validation_enabled(False):
+        guide_nodes = sample_sites(poutine.trace(pair.guide).get_trace(x))
+    if not guide_nodes:
+        raise UserError(f"{type(pair).__name__} has no latent code: there is nothing to reconstruct from")
+    codes = {name: mean_of(node["fn"], node["value"]) for name, node in guide_nodes.items()}
+    return decode(pair, codes, len(x), x.shape[1:])
+
+
+@torch.no_grad()
+def decode(pair: Any, codes: dict[str, Tensor], num: int, image_shape: Sequence[int]) -> Float[Tensor, "num *shape"]:
+    """E[x | z] for given values of latent sites, in grey levels."""
+    with evaluating(pair), pyro.validation_enabled(False):
+        conditioned = poutine.condition(poutine.uncondition(pair.model), data=codes)
+        trace = poutine.trace(conditioned).get_trace(blank(pair, num, image_shape))
+    node = image_site(trace, num, image_shape)
+    return mean_of(node["fn"], node["value"]).reshape(num, *image_shape)
+
+
+def blank(pair: Any, num: int, image_shape: Sequence[int]) -> Tensor:
+    """Empty images that tell a program how many to make."""
+    parameter = next(iter(pair.parameters()), torch.empty(0)) if hasattr(pair, "parameters") else torch.empty(0)
+    return torch.zeros(num, *image_shape, dtype=parameter.dtype, device=parameter.device)
+
+
+def image_site(trace: poutine.Trace, num: int, image_shape: Sequence[int]) -> dict[str, Any]:
+    """The site that holds the images: `x` if there is one, else the last that has an image's size.
+
+    Raises UserError when there is none.
+    """
+    size = num * torch.Size(image_shape).numel()
+    fitting = {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and isinstance(node["value"], Tensor) and node["value"].numel() == size
+        if "was_observed" in node["infer"] or node["infer"].get("_deterministic")
+    }
+    if not fitting:
+        raise UserError(f"the model has no observed site of {num} images of shape {tuple(image_shape)}: name it 'x'")
+    return fitting.get("x", list(fitting.values())[-1])
+
+
+def mean_of(fn: Any, value: Tensor) -> Tensor:
+    """The mean of a site's distribution; the drawn value where it knows none."""
+    base = fn.base_dist if isinstance(fn, Independent) else fn
+    if isinstance(base, Categorical):
+        return (base.probs * torch.arange(base.probs.shape[-1]).to(base.probs)).sum(-1)
+    try:
+        return fn.mean.expand(value.shape)
+    except (NotImplementedError, AttributeError):
+        return value

@@ -1,0 +1,43 @@
+"""The random state of a training run, as tensors and numbers that a checkpoint can hold."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global generator: torch's on each device, NumPy's, Python's."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put every generator where `random_state` found it."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Draw from a stream of one's own inside; the generators are as they were afterwards."""
+    state = random_state()
+    try:
+        pyro.set_rng_seed(seed)
+        yield
+    finally:
+        set_random_state(state)

@@ -1,0 +1,157 @@
+"""Stochastic variational inference, one gradient step at a time.
+
+θ, φ ← Adam( ∇ −(1/B) Σ_b ELBO(x_b; θ, φ) )
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from probgen.errors import UserError
+from probgen.inference.batches import BatchOrder, Images
+from probgen.inference.objective import StepTerms, first_bad_site, step_objective
+from probgen.inference.randomness import random_state, set_random_state
+from probgen.inference.traces import as_real
+
+
+class TrainingError(UserError):
+    """Training met a loss that is no number."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how to train.
+
+    steps: gradient steps. batch_size: images a step. lr: Adam's learning rate.
+    schedule: the rate over the run, `constant`, `linear` to 0 or `cosine` to 0; `lr_warmup`: steps over which
+        it first rises from 0.
+    clip_norm: largest norm of the whole gradient, in nats per image; None for none.
+    ema: decay of an exponential moving average of the weights, which is then what is evaluated and saved.
+    patience: stop after that many validations without a better bound, keep the best weights.
+    seed: of the order of batches; the noise comes from the global generators.
+    """
+
+    steps: int
+    batch_size: int = 128
+    lr: float = 1e-3
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_warmup: int = 0
+    clip_norm: float | None = None
+    ema: float | None = None
+    patience: int | None = None
+    seed: int = 0
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        rising = min(1.0, (step + 1) / (self.lr_warmup + 1))
+        left = 1 - max(0, step - self.lr_warmup) / max(1, self.steps - self.lr_warmup)
+        falling = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
+        return self.lr * rising * falling[self.schedule]
+
+
+def trainable_parameters(pair: Any, x: Tensor) -> list[Tensor]:
+    """The pair's own parameters, and those its programs made with `pyro.param`.
+
+    An object that is no `nn.Module` is searched for modules among its attributes.
+    """
+    modules = [pair] if isinstance(pair, nn.Module) else [v for v in vars(pair).values() if isinstance(v, nn.Module)]
+    found = [p for module in modules for p in module.parameters()]
+    with torch.random.fork_rng(), torch.no_grad(), poutine.trace(param_only=True) as capture:
+        poutine.replay(pair.model, trace=poutine.trace(pair.guide).get_trace(x))(x)
+    found += [node["value"].unconstrained() for node in capture.trace.nodes.values()]
+    unique = list({id(p): p for p in found}.values())
+    if not any(p.requires_grad for p in unique):
+        raise UserError(f"{type(pair).__name__} has no parameters to train: make it an nn.Module with parameters")
+    return [p for p in unique if p.requires_grad]
+
+
+class Trainer:
+    """A pair in training: `step()` takes one gradient step; `state_dict()` is all that the next one depends on.
+
+    pair: an object with `model` and `guide`. images: the training set. device: where the pair already is.
+    """
+
+    def __init__(self, pair: Any, images: Images, config: TrainConfig, device: torch.device | str = "cpu") -> None:
+        self.pair, self.images, self.config, self.device = pair, images, config, torch.device(device)
+        self.order = BatchOrder(len(images), config.batch_size, config.seed)
+        self.parameters = trainable_parameters(pair, self.batch(0))
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, fused=True)
+        self.objective = step_objective(pair)
+        self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
+        self.steps_done = 0
+
+    def batch(self, step: int) -> Tensor:
+        """The images of a step, on the device, as floating-point whole numbers."""
+        return as_real(self.images.batch(self.order.rows(step)).to(self.device))
+
+    def step(self) -> dict[str, Any]:
+        """Take one gradient step; gives the batch's terms (see `StepTerms`) and the learning rate.
+
+        Raises TrainingError, before any weight has moved, when the loss is nan or infinite.
+        """
+        set_mode(self.pair, training=True)
+        if hasattr(self.pair, "training_step"):
+            self.pair.training_step = self.steps_done
+        lr = self.config.lr_at(self.steps_done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        with pyro.validation_enabled(False):
+            step = self.objective(self.batch(self.steps_done))
+        self.check_finite(step)
+        step.loss.backward()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        self.optimizer.step()
+        self.update_average()
+        self.steps_done += 1
+        return {"loss": step.loss.detach(), **step.terms, "lr": lr}
+
+    def check_finite(self, step: StepTerms) -> None:
+        """Stop at a loss that is no number."""
+        if not torch.isfinite(step.loss):
+            raise TrainingError(
+                f"step {self.steps_done + 1}: the loss is {step.loss.item()}, {first_bad_site(step)}; "
+                f"lower the learning rate ({self.config.lr:g}), or set clip_norm"
+            )
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """average ← decay · average + (1 − decay) · weights, with a decay that starts small (the start forgotten)."""
+        if self.config.ema:
+            decay = min(self.config.ema, (1 + self.steps_done) / (10 + self.steps_done))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer, average, random state, step: the next step is a function of these alone."""
+        return {
+            "steps_done": self.steps_done,
+            "pair": self.pair.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.steps_done = state["steps_done"]
+        self.pair.load_state_dict(state["pair"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = [p.to(self.device) for p in state["average"]]
+        set_random_state(state["random"])
+
+    def swap_average(self) -> None:
+        """Exchange the weights with their average; a second call undoes it. Nothing without `ema`."""
+        for parameter, average in zip(self.parameters, self.average, strict=False):
+            parameter.data, average.data = average.data, parameter.data
+
+
+def set_mode(pair: Any, *, training: bool) -> None:
+    """Training or evaluation mode, for pairs that have one."""
+    if isinstance(pair, nn.Module) and pair.training is not training:
+        pair.train(training)

@@ -1,0 +1,103 @@
+"""The variational autoencoder (Kingma and Welling 2014; Rezende et al. 2014).
+
+    p(x) = ∫ p(x | z) p(z) dz                                             can't be computed, hence:
+    log p(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z)) + KL(q(z | x) ‖ p(z | x))
+               ≥ E_q[log p(x | z)] − KL(q(z | x) ‖ p(z))                  the ELBO, maximized by SVI
+
+The training pass in one line: x → (μ_z, σ_z) → z → (parameters of p(x | z)) → both terms.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import Field
+from pyro import poutine
+from torch import Tensor, nn
+
+from probgen.models.contracts import Kind, Objective
+from probgen.models.likelihoods import Likelihood, LikelihoodName, choose_likelihood
+from probgen.models.networks import Activation, Hidden, Network, decoder, encoder, scaled
+
+
+class VAE(nn.Module):
+    """p(x, z) = N(z; 0, I) · p(x | decoder(z)), guide q(z | x) = N(z; μ_z(x), σ_z(x)² I).
+
+    image_shape: (c, h, w), or (d,) for real vectors.
+    levels: number of grey levels, or None for real-valued data.
+    latent_dim: size of z.
+    network: `mlp`, or `conv` (images only).
+    hidden: layer widths of the mlp, channels of the conv network (from the image inwards).
+    activation: between layers.
+    likelihood: p(x | z). `bernoulli` (binary data only), `gaussian` (μ and σ per pixel; uniformly
+        dequantized), `categorical`, `discretized-logistic`; without it the usual one for the data.
+    kl: KL(q ‖ p) in `closed-form`, or `sampled`, log q(z | x) − log p(z) at the drawn z.
+    beta: weight of the KL in training (Higgins et al. 2017). Evaluation is always at 1.
+    kl_warmup: training steps over which the weight rises linearly to beta (Sønderby et al. 2016).
+    objective: `elbo`, or `iwae`, the K-sample bound with K = num_particles (Burda et al. 2016).
+    num_particles: draws of z per image and training step.
+    """
+
+    kind = Kind.LATENT
+    broadcasts = True
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        levels: int | None = None,
+        *,
+        latent_dim: Annotated[int, Field(ge=1, le=100_000)] = 16,
+        network: Network = "mlp",
+        hidden: Hidden = (256, 256),
+        activation: Activation = "relu",
+        likelihood: LikelihoodName | None = None,
+        kl: Literal["closed-form", "sampled"] = "closed-form",
+        beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
+        kl_warmup: Annotated[int, Field(ge=0)] = 0,
+        objective: Literal["elbo", "iwae"] = "elbo",
+        num_particles: Annotated[int, Field(ge=1, le=100_000)] = 1,
+    ) -> None:
+        super().__init__()
+        self.image_shape, self.levels, self.latent_dim = tuple(image_shape), levels, latent_dim
+        self.likelihood = Likelihood(choose_likelihood(likelihood, levels), levels, len(self.image_shape))
+        self.encoder = encoder(network, self.image_shape, 2 * latent_dim, hidden, activation)
+        self.decoder = decoder(network, latent_dim, self.image_shape, self.likelihood.channels, hidden, activation)
+        self.objective = Objective(objective, kl, num_particles)
+        self.beta, self.kl_warmup, self.training_step = beta, kl_warmup, 0
+
+    def model(self, x: Shaped[Tensor, "b *shape"]) -> None:
+        """p(x, z) = N(z; 0, I) · p(x | decoder(z))."""
+        with pyro.plate("images", len(x)):
+            with poutine.scale(scale=self.kl_weight):
+                z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x.to(z.dtype))
+
+    def guide(self, x: Shaped[Tensor, "b *shape"]) -> None:
+        """q(z | x) = N(z; μ_z(x), σ_z(x)² I); drawn as z = μ_z + σ_z ε, so that gradients pass through."""
+        with pyro.plate("images", len(x)), poutine.scale(scale=self.kl_weight):
+            pyro.sample("z", self.posterior(x))
+
+    def prior(self) -> dist.TorchDistribution:
+        """p(z) = N(0, I)."""
+        zeros = torch.zeros(self.latent_dim).to(next(self.parameters()))
+        return dist.Normal(zeros, 1.0).to_event(1)
+
+    def posterior(self, x: Shaped[Tensor, "b *shape"]) -> dist.TorchDistribution:
+        """q(z | x) = N(μ_z(x), σ_z(x)² I)."""
+        mu, log_sigma = self.encoder(scaled(x, self.levels, self.encoder)).chunk(2, -1)
+        return dist.Normal(mu, log_sigma.exp()).to_event(1)
+
+    @property
+    def kl_weight(self) -> float:
+        """Weight of log p(z) and log q(z | x), in the model and in the guide alike: 1 outside training."""
+        if not self.training:
+            return 1.0
+        return self.beta * min(1.0, (self.training_step + 1) / max(1, self.kl_warmup))
+
+    @torch.no_grad()
+    def encode(self, x: Shaped[Tensor, "b *shape"]) -> Float[Tensor, "b latent"]:
+        """μ_z(x): the mean code of each image."""
+        return self.posterior(x).mean

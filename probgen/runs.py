@@ -1,0 +1,253 @@
+"""A run directory: all that is known of one training run, in files that hold data and no code.
+
+config.json          the configuration, as text
+weights.safetensors  the weights to use
+checkpoint.pt        all that the next training step depends on (read with weights_only=True)
+metrics.jsonl        one record a line: training terms, validation terms
+tensorboard/         the same for TensorBoard
+pictures/            samples, reconstructions, curve
+"""
+
+import fcntl
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from probgen.errors import UserError
+from probgen.files import make_directory, remove_temporaries, write_atomic
+from probgen.models.registry import build, find_class, is_user_file
+from probgen.version import __version__
+
+OUR_FILES = ("checkpoint.pt", "weights.safetensors", "metrics.jsonl", "config.json", ".lock")
+OUR_FOLDERS = ("tensorboard", "pictures")
+
+
+class RunConfig(BaseModel):
+    """What determines a run: the same configuration gives the same weights on the same machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    version: str = __version__
+    model: str
+    options: dict[str, Any] = {}
+    data: str
+    data_dir: str | None = None
+    binarize: Literal["none", "static", "dynamic", "threshold"] = "none"
+    image_shape: tuple[int, ...] = Field(min_length=1, max_length=3)
+    levels: int | None = Field(default=None, ge=2)
+    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    steps: int = Field(ge=1, le=10**12)
+    batch_size: int = Field(default=128, ge=1, le=10**9)
+    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_warmup: int = Field(default=0, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: str = "cpu"
+
+
+class Run:
+    """An opened run directory."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config = path, config
+
+    @property
+    def pictures(self) -> Path:
+        """Where pictures go."""
+        return self.path / "pictures"
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, *, overwrite: bool = False) -> "Run":
+        """A new run. Raises UserError where one is already (without `overwrite`), or something else is."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not (path / "config.json").is_file():
+                raise UserError(f"{path} exists and is no run directory: choose another --out")
+            if not overwrite:
+                raise UserError(
+                    f"{path} holds a run: go on with --resume, replace it with --overwrite, or choose another"
+                )
+            clear(path)
+        make_directory(path)
+        run = cls(path, config)
+        run.write_config()
+        make_directory(run.pictures)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """An existing run. Raises UserError when the directory or its configuration is not one."""
+        file = path / "config.json"
+        if not file.is_file():
+            came = "is no run directory (it has no config.json)" if path.is_dir() else "does not exist"
+            raise UserError(f"{path} {came}: give the directory of `probgen train --out`")
+        try:
+            return cls(path, RunConfig.model_validate_json(file.read_bytes()))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"])) or "the file"
+            raise UserError(f"{file} is damaged at {place}: {problem['msg'].lower()}") from error
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror}") from error
+
+    def write_config(self) -> None:
+        """Write config.json."""
+        write_atomic(self.path / "config.json", (self.config.model_dump_json(indent=2) + "\n").encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for writing. Raises UserError when another process does."""
+        with open(self.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"another process is training in {self.path}: wait for it, or choose another --out"
+                ) from error
+            remove_temporaries(self.path)
+            yield
+
+    # --- weights and checkpoints
+
+    def save_weights(self, weights: dict[str, Tensor]) -> None:
+        """Write weights.safetensors."""
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+        write_atomic(self.path / "weights.safetensors", save(tensors))
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write checkpoint.pt."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self.path / "checkpoint.pt", buffer.getvalue())
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The state of the last checkpoint, None if there is none yet. Executes nothing (weights_only).
+
+        Raises UserError for a file that is damaged or holds more than tensors and plain values.
+        """
+        file = self.path / "checkpoint.pt"
+        if not file.exists():
+            return None
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(f"{file} is refused: it is damaged, or holds more than tensors and plain values") from error
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            raise UserError(f"{file} is damaged: restore it, or train anew with --overwrite") from error
+
+    def check_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors of weights.safetensors. Raises UserError when they are not the model's."""
+        file = self.path / "weights.safetensors"
+        if not file.is_file():
+            raise UserError(f"{self.path} has no weights yet: training stopped early, go on with --resume")
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                check_shapes(file, tensors, model)
+                return {name: tensors.get_tensor(name) for name in model.state_dict()}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged ({error}): restore it, or train anew") from error
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Put weights.safetensors into a model. Raises UserError when it does not fit or is no number."""
+        weights, file = self.check_weights(model), self.path / "weights.safetensors"
+        for name, tensor in weights.items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(f"{file}: {name!r} holds nan or infinite numbers: restore it, or train anew")
+        model.load_state_dict(weights)
+
+    # --- metrics
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        try:
+            with open(self.path / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path / 'metrics.jsonl'}: {error.strerror}") from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl; a last line that was cut off by a kill is left out."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        records = []
+        for line in lines:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the records after a step, which will be made again."""
+        kept = [json.dumps(r) + "\n" for r in self.read_metrics() if r.get("step", 0) <= step]
+        write_atomic(self.path / "metrics.jsonl", "".join(kept).encode())
+
+
+def check_shapes(file: Path, tensors: Any, model: nn.Module) -> None:
+    """The file's tensors are the model's, by name and shape; checked before any is read."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    came = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    for name in sorted(came.keys() ^ expected.keys()):
+        side = "is missing from" if name in expected else "is of another model than config.json says, found in"
+        raise UserError(f"weights do not fit: {name!r} {side} {file}")
+    for name, shape in expected.items():
+        if came[name] != shape:
+            raise UserError(f"weights do not fit: {name!r} in {file} has shape {came[name]}, expected {shape}")
+
+
+def clear(path: Path) -> None:
+    """Delete a run's own files, and only those."""
+    try:
+        for name in OUR_FILES:
+            (path / name).unlink(missing_ok=True)
+        for name in OUR_FOLDERS:
+            shutil.rmtree(path / name, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"cannot clear {path}: {error.strerror}") from error
+
+
+def build_model(config: RunConfig, model: str | None = None) -> nn.Module:
+    """The model of a configuration, with fresh weights.
+
+    A run of a user's own class names it, but never runs its file by itself: `model`, `FILE.py:CLASS`, must be
+    given again. Raises UserError when it is not, or is another class.
+    """
+    if is_user_file(config.model):
+        if model is None:
+            raise UserError(
+                f"this run's model is {config.model}; a run executes no code by itself: add --model {config.model}"
+            )
+        if model.rpartition(":")[2] != config.model.rpartition(":")[2]:
+            raise UserError(f"--model {model} came, but the run was trained with {config.model}")
+    elif model is not None and model != config.model:
+        raise UserError(f"--model {model} came, but the run was trained with {config.model}")
+    return build(find_class(model or config.model), config.image_shape, config.levels, config.options)
+
+
+def load(path: str | Path, model: str | None = None, *, device: str = "cpu") -> Any:
+    """The trained model of a run directory, in `eval()` mode. Executes no code from the directory.
+
+    model: `FILE.py:CLASS` for a run of a user's own class. Raises UserError for a directory that is no run,
+    is incomplete or damaged.
+    """
+    run = Run.open(Path(path))
+    if not is_user_file(run.config.model):
+        with torch.device("meta"):  # takes no memory: a damaged configuration may ask for any amount
+            run.check_weights(build_model(run.config, model))
+    built = build_model(run.config, model)
+    run.load_weights(built)
+    return built.to(device).eval()

@@ -1,0 +1,127 @@
+"""Results for people: what the commands print on stdout without `--json`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def stdout_console() -> Console:
+    """A console on stdout; wide enough in a pipe that no row is folded."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def with_error(value: float, stderr: float | None) -> str:
+    """`-88.71 ± 0.24`; a number without a known error stands alone."""
+    return f"{value:.2f}" if stderr is None else f"{value:.2f} ± {stderr:.2f}"
+
+
+def print_evaluation(result: Mapping[str, Any]) -> None:
+    """The estimates of `probgen evaluate`, or why there is none."""
+    console = stdout_console()
+    binarize = "" if result["binarize"] == "none" else f", binarized: {result['binarize']}"
+    console.print(f"{result['model']} on {result['num_images']} {result['split']} images of {result['data']}{binarize}")
+    if result["estimates"]:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("", "nats per image", "what it is", "particles"):
+            table.add_column(column, justify="right" if column in ("nats per image", "particles") else "left")
+        for name, e in result["estimates"].items():
+            value = with_error(e["value"], e["stderr"])
+            table.add_row(NAMES.get(name, name), value, e["kind"], str(e["particles"] or ""))
+        console.print(table)
+    if result["bits_per_dim"] is not None:
+        console.print(f"{result['bits_per_dim']:.4f} bits per dimension")
+    if "note" in result:
+        console.print(result["note"])
+
+
+NAMES = {"log_prob": "log p(x)", "elbo": "ELBO", "iwae": "IWAE"}
+
+
+def print_elbo(result: Mapping[str, Any]) -> None:
+    """The equation, with its numbers underneath."""
+    console = stdout_console()
+    images = result["num_images"]
+    who = f"the mean of {images} {result['split']} images" if images > 1 else f"one {result['split']} image"
+    console.print(f"{result['model']} on {result['data']}, {who}, {result['particles']} particles, in nats\n")
+    if len(result["kl"]) == 1:
+        console.print("log p(x), exact: nothing is latent")
+        console.print(with_error(**result["elbo"]))
+        return
+    numbers = [with_error(**part) for part in (result["log_likelihood"]["total"], result["kl"]["total"])]
+    terms = ["E_q[log p(x | z)]", "KL(q(z | x) ‖ p(z))", "KL(q(z | x) ‖ p(z | x))"]
+    widths = [max(len(a), len(b)) for a, b in zip(terms, [*numbers, "unknown, ≥ 0"], strict=True)]
+    cells = [t.center(w) for t, w in zip(terms, widths, strict=True)]
+    values = [t.center(w) for t, w in zip([*numbers, "unknown, ≥ 0"], widths, strict=True)]
+    console.print(f"log p(x) = {cells[0]} − {cells[1]} + {cells[2]}", markup=False)
+    console.print(f"           {values[0]} − {values[1]} + {values[2]}")
+    console.print(f"         ≥ {with_error(**result['elbo'])}   the ELBO, a {result['kind']}\n")
+    for name, term in result["kl"].items():
+        if name == "total":
+            continue
+        console.print(f"KL of {name}: {term['method']}", markup=False)
+        if term["per_dim"] is not None:
+            ranked = sorted(enumerate(term["per_dim"]), key=lambda pair: -pair[1])
+            shown = ", ".join(f"{name}[{dim}] {kl:.2f}" for dim, kl in ranked[:8])
+            console.print(f"  by dimension: {shown}{', …' if len(ranked) > 8 else ''}", markup=False)
+    if result["active_units"] is not None:
+        console.print(f"active units: {result['active_units']}")
+
+
+def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Every model: kind, sites, options with types and defaults."""
+    console = stdout_console()
+    for row in rows:
+        console.print(f"[bold]{row['name']}[/bold]  {row['kind']}")
+        console.print(f"  {row['summary']}", markup=False)
+        console.print("  sites: " + ", ".join(f"{name} ({role})" for name, role in row["sites"].items()))
+        for name, option in row["options"].items():
+            console.print(f"  --set {name}={shown(option['default'])}  {option['type']}", markup=False)
+        console.print()
+    console.print("Your own: probgen train my_file.py:MyVAE …, a class with model(x) and guide(x).", markup=False)
+
+
+def shown(value: Any) -> str:
+    """A default as one would type it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def print_datasets(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Every data set: size, shape, levels, labels, factors, whether it is here."""
+    console = stdout_console()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "train/valid/test", "shape", "levels", "labels", "factors", "here", "what"):
+        table.add_column(column, justify="right" if column in ("levels", "labels") else "left")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            "/".join(f"{n:,}" for n in row["size"]),
+            "×".join(map(str, row["shape"])),
+            str(row["levels"] or "real"),
+            str(row["labels"] or ""),
+            ", ".join(row["factors"]),
+            "yes" if row["here"] else "no",
+            row["description"],
+        )
+    console.print(table)
+    console.print("Your own: a .npz or .npy file, or a folder of images.", markup=False)
+
+
+def print_info(info: Mapping[str, Any]) -> None:
+    """A run: what was trained, how, and where it stands."""
+    console = stdout_console()
+    console.print(f"[bold]{info['run']}[/bold]: {info['model']}, {info['kind']}, {info['parameters']:,} parameters")
+    console.print("sites: " + ", ".join(f"{name} ({role})" for name, role in info["sites"].items()))
+    for title in ("options", "training"):
+        given = {k: v for k, v in info[title].items() if v is not None}
+        console.print(f"{title}: " + ", ".join(f"{k}={shown(v)}" for k, v in given.items()), markup=False)
+    for split, record in info["last"].items():
+        if record:
+            console.print(
+                f"{split}: "
+                + ", ".join(f"{k} {v:g}" for k, v in record.items() if isinstance(v, int | float) and k != "time")
+            )
