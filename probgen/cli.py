@@ -30,30 +30,38 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
 SplitName = Annotated[str, typer.Option(help="train, valid or test.")]
+ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help="A name of `probgen models`, or FILE.py:CLASS.")]
+Data = Annotated[str | None, typer.Option(help="A name of `probgen datasets`, .npz, .npy or a folder. [digits]")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the model (see `probgen models`); repeat."),
+]
+Mean = Annotated[bool, typer.Option("--mean", help="Show E\\[x | z], smoother, instead of a draw from p(x).")]
+Between = Annotated[tuple[int, int] | None, typer.Option(metavar="I J", help="From test image I to J, instead.")]
 Particles = Annotated[int, typer.Option(help="Draws of z per image.")]
 
 
 @app.command()
 def train(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A name of `probgen models`, or FILE.py:CLASS.")] = None,
-    data: Annotated[str | None, typer.Option(help="A name of `probgen datasets`, a .npz or .npy file, or a folder. [digits]")] = None,
+    model: ModelName = None,
+    data: Data = None,
     out: Annotated[Path | None, typer.Option(help="The run directory to make. [runs/MODEL-DATA]")] = None,
     data_dir: DataDir = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images. [50]")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps, instead of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step. [128]")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate. [0.001]")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Of the rate: constant, linear or cosine (to 0). [constant]")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the rate: constant, linear, cosine. [constant]")] = None,
     lr_warmup: Annotated[int | None, typer.Option(help="Steps over which the rate first rises. [0]")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of an average of the weights, which is kept. E.g. 0.999.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a better bound.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Keep an average of the weights with this decay.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a gain.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and noise. [0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [auto]")] = None,
-    binarize: Annotated[str | None, typer.Option(help="Grey to black and white: none, static, dynamic or threshold. [none]")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the model; repeat. See `probgen models`.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A .toml or .json file with any of these; what is given here goes before.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run, to the very same weights.")] = False,
+    binarize: Annotated[str | None, typer.Option(help="none, static, dynamic or threshold. [none]")] = None,
+    set_: Settings = None,
+    config: Annotated[Path | None, typer.Option(help="A .toml or .json file with any of these; flags win.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run, to the same weights.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
     json_: Json = False,
@@ -89,7 +97,7 @@ def sample(
     num: Annotated[int, typer.Option(help="How many images.")] = 64,
     seed: Seed = 0,
     temperature: Annotated[float, typer.Option(help="Factor on the spread of the Gaussian prior.")] = 1.0,
-    mean: Annotated[bool, typer.Option("--mean", help="Show E\\[x | z] instead of a draw of x (smoother; no sample of p(x)).")] = False,
+    mean: Mean = False,
     model: Model = None,
     device: Device = "auto",
 ) -> None:
@@ -121,7 +129,7 @@ def reconstruct(
 def traverse(
     run: RunPath,
     out: OutFile,
-    between: Annotated[tuple[int, int] | None, typer.Option(metavar="I J", help="From test image I to J, instead.")] = None,
+    between: Between = None,
     num: Annotated[int, typer.Option(help="Most rows: the latent dimensions with the largest KL.")] = 16,
     data_dir: DataDir = None,
     model: Model = None,

@@ -5,18 +5,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from jaxtyping import Shaped
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from torch import Tensor
 
 from probgen.errors import UserError
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 CELL = 64  # smallest side of an image in a grid, in screen pixels
 GAP = 4
@@ -35,26 +32,30 @@ def to_display(images: Shaped[Tensor, "b c h w"], levels: int) -> np.ndarray:
 
 def grid(images: Shaped[Tensor, "b c h w"], levels: int, columns: int | None = None) -> bytes:
     """Images in rows of `columns` (about square without it)."""
-    cells = to_display(images, levels)
-    columns = columns or math.ceil(math.sqrt(len(cells)))
+    return png(Image.fromarray(canvas(to_display(images, levels), columns or math.ceil(math.sqrt(len(images))))))
+
+
+def canvas(cells: np.ndarray, columns: int) -> np.ndarray:
+    """Pictures b h w 3 side by side, `columns` in a row, with gaps, as one picture H W 3."""
     rows = math.ceil(len(cells) / columns)
     height, width = cells.shape[1] + GAP, cells.shape[2] + GAP
-    canvas = np.full((rows * height + GAP, columns * width + GAP, 3), PAPER, np.uint8)
+    whole = np.full((rows * height + GAP, columns * width + GAP, 3), PAPER, np.uint8)
     for place, cell in enumerate(cells):
         top, left = place // columns * height + GAP, place % columns * width + GAP
-        canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
-    return png(Image.fromarray(canvas))
+        whole[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    return whole
 
 
 def pairs(above: Shaped[Tensor, "b c h w"], below: Shaped[Tensor, "b c h w"], levels: int) -> bytes:
-    """Originals over their reconstructions, in blocks of up to ten columns."""
+    """Originals over their reconstructions, in blocks of up to ten columns; a bar of paper between blocks."""
     columns = min(10, len(above))
-    rows = []
+    blocks = []
     for start in range(0, len(above), columns):
         for part in (above[start : start + columns], below[start : start + columns]):
             filler = torch.full((columns - len(part), *part.shape[1:]), float(levels - 1))
-            rows.append(torch.cat([part.float().cpu(), filler]))
-    return grid(torch.cat(rows), levels, columns)
+            blocks.append(canvas(to_display(torch.cat([part.float().cpu(), filler]), levels), columns))
+        blocks.append(np.full((2 * GAP, blocks[-1].shape[1], 3), PAPER, np.uint8))
+    return png(Image.fromarray(np.concatenate(blocks[:-1])))
 
 
 def png(image: Image.Image) -> bytes:
@@ -65,10 +66,9 @@ def png(image: Image.Image) -> bytes:
 
 
 def figure_png(figure: Figure) -> bytes:
-    """A matplotlib figure as PNG; closes it. The bytes depend on the figure alone."""
+    """A matplotlib figure as PNG; the bytes depend on the figure alone."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 
@@ -83,7 +83,8 @@ def curve(records: Sequence[Mapping[str, Any]]) -> bytes:
         "kl": "KL(q ‖ p)",
         "loss": "squared error",
     }
-    figure, axes = plt.subplots(1, len(terms), figsize=(4.2 * len(terms), 3.4), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.2 * len(terms), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(terms), squeeze=False)
     for axis, term in zip(axes[0], terms, strict=True):
         for name, colour in (("train", "tab:blue"), ("valid", "tab:orange")):
             points = [(r["step"], r[term]) for r in splits[name] if term in r]
@@ -106,9 +107,10 @@ def traversal(
     """One row per latent dimension, with its name, over the values it takes (columns)."""
     count, (height, width) = len(rows), rows[0].shape[-2:]
     cell = 0.62 / max(height, width)
-    size = (1.4 + cell * width * len(values) * 1.06, 0.7 + cell * height * count * 1.06)
-    figure, axes = plt.subplots(count, len(values), figsize=size, squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0)  # type: ignore[union-attr]
+    size = (1.6 + cell * width * len(values) * 1.06, 0.7 + cell * height * count * 1.06)
+    close = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0)
+    figure = Figure(figsize=size, layout=close)
+    axes = figure.subplots(count, len(values), squeeze=False)
     for name, row, line in zip(names, rows, axes, strict=True):
         for axis, image in zip(line, to_display(row, levels), strict=True):
             axis.imshow(image, interpolation="nearest")
@@ -116,16 +118,17 @@ def traversal(
             axis.spines[:].set_visible(False)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     for axis, value in zip(axes[0], values, strict=True):
-        axis.set_title(f"{value:+.1f}" if value else "0", fontsize=8)
+        axis.set_title(f"{value:+g}" if value else "0", fontsize=8)
     return figure_png(figure)
 
 
 def points(samples: Shaped[Tensor, "n 2"], data: Shaped[Tensor, "m 2"] | None = None) -> bytes:
     """Two-dimensional samples over the data."""
-    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axis = figure.subplots()
     if data is not None:
-        axis.scatter(*data.cpu().T.numpy(), s=3, color="0.75", label="data")
-    axis.scatter(*samples.cpu().T.numpy(), s=3, color="tab:blue", label="samples")
+        axis.scatter(data[:, 0].cpu(), data[:, 1].cpu(), s=3, color="0.75", label="data")
+    axis.scatter(samples[:, 0].cpu(), samples[:, 1].cpu(), s=3, color="tab:blue", label="samples")
     axis.set_aspect("equal")
     axis.legend(frameon=False, loc="upper right")
     return figure_png(figure)
@@ -133,7 +136,8 @@ def points(samples: Shaped[Tensor, "n 2"], data: Shaped[Tensor, "m 2"] | None = 
 
 def elbo_figure(elbo: Tensor, log_likelihood: Tensor, kl: Tensor, kl_per_dim: Tensor | None) -> bytes:
     """The ELBO's terms: stacked for single images, its histogram, the KL of each latent dimension."""
-    figure, axes = plt.subplots(1, 3 if kl_per_dim is not None else 2, figsize=(13, 3.6), layout="constrained")
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3 if kl_per_dim is not None else 2)
     shown = min(20, len(elbo))
     places = np.arange(shown)
     axes[0].bar(places, -log_likelihood[:shown].cpu().numpy(), color="tab:blue", label="−E log p(x | z)")
@@ -150,4 +154,5 @@ def elbo_figure(elbo: Tensor, log_likelihood: Tensor, kl: Tensor, kl_per_dim: Te
         sizes = kl_per_dim.mean(0).sort(descending=True).values.cpu().numpy()
         axes[2].bar(np.arange(len(sizes)), sizes, color="tab:orange")
         axes[2].set(title="KL of each latent dimension", xlabel="dimension, by rank", ylabel="nats")
+        axes[2].xaxis.get_major_locator().set_params(integer=True)
     return figure_png(figure)

@@ -125,3 +125,28 @@ def print_info(info: Mapping[str, Any]) -> None:
                 f"{split}: "
                 + ", ".join(f"{k} {v:g}" for k, v in record.items() if isinstance(v, int | float) and k != "time")
             )
+
+
+def comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a model: which kind of likelihood number it has, as text of fixed width."""
+    rows = [("model", "log p(x), nats per image", "what it is", "bits/dim", "training")]
+    for name, result in results.items():
+        estimates = result["estimates"]
+        best = estimates.get("log_prob") or estimates.get("iwae") or estimates.get("elbo")
+        if best is None:
+            rows.append((name, "–", "none", "–", f"{result['seconds']:.0f} s"))
+            continue
+        sign = "≥ " if best["kind"] == "lower bound" else ""
+        particles = f" (IWAE, {best['particles']} particles)" if best["particles"] > 1 else ""
+        dequantized = " (density of dequantized grey levels)" if "note" in result else ""
+        rows.append(
+            (
+                name,
+                sign + with_error(best["value"], best["stderr"]),
+                best["kind"] + particles + dequantized,
+                f"{result['bits_per_dim']:.3f}",
+                f"{result['seconds']:.0f} s",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -18,7 +18,7 @@ from probgen.inference.predict import decode, reconstruct, sample
 
 CHUNK = 1000  # images decoded at once
 MOST_PICTURED = 10_000
-STEPS = np.linspace(-3, 3, 9)  # standard deviations of the prior that a traversal walks through
+STEPS = np.linspace(-3, 3, 7)  # standard deviations of the prior that a traversal walks through
 MANIFOLD_SIDE = 16
 
 

@@ -6,8 +6,8 @@ log p(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z)) + KL(q(z | x) ‖ p(z | x
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -48,6 +48,9 @@ class LatentTerm:
     method: KLMethod
     kl_per_dim: Float[Tensor, "b d"] | None
     guide_mean: Float[Tensor, "b d"] | None
+
+
+Term = TypeVar("Term", ObservedTerm, LatentTerm)
 
 
 @dataclass(frozen=True)
@@ -190,12 +193,11 @@ def concatenate(chunks: Sequence[ElboTerms]) -> ElboTerms:
     def join(tensors: Sequence[Tensor | None]) -> Tensor | None:
         return None if tensors[0] is None else torch.cat([t for t in tensors if t is not None])
 
-    def merge(terms: Sequence[ObservedTerm | LatentTerm]) -> ObservedTerm | LatentTerm:
-        fields = {
-            key: join([getattr(t, key) for t in terms]) if key not in ("name", "method") else value
-            for key, value in vars(terms[0]).items()
+    def merge(terms: Sequence[Term]) -> Term:
+        tensors: dict[str, Any] = {
+            k: join([getattr(t, k) for t in terms]) for k in vars(terms[0]) if k not in ("name", "method")
         }
-        return type(terms[0])(**fields)
+        return replace(terms[0], **tensors)
 
     return ElboTerms(
         tuple(merge(group) for group in zip(*(c.observed for c in chunks), strict=True)),

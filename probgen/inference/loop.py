@@ -12,7 +12,7 @@ from probgen.inference.elbo import elbo_terms
 from probgen.inference.objective import step_objective
 from probgen.inference.randomness import own_randomness
 from probgen.inference.traces import evaluating
-from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, set_mode
+from probgen.inference.trainer import TrainConfig, Trainer
 from probgen.models.contracts import Kind, kind_of
 
 NUM_RECORDS = 200  # training records in a run
@@ -178,8 +178,5 @@ def summary(history: list[Record]) -> str:
     if not history:
         return ""
     last = history[-1]
-    shown = [(k, last[k]) for k in ("elbo", "log_likelihood", "kl") if k in last] or [("loss", last["loss"])]
-    return " ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in shown)
-
-
-__all__ = ["Loop", "Recorder", "TrainingError", "set_mode"]
+    names: list[str] = [name for name in ("elbo", "log_likelihood", "kl") if name in last] or ["loss"]
+    return " ".join(f"{name.replace('_', ' ')} {last[name]:.2f}" for name in names)

@@ -32,6 +32,10 @@ class StepTerms:
 class Recording:
     """Mixin for Pyro's ELBOs: keeps the traces that they draw, so that the terms cost no second pass."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.traces: list[Any] = []
+
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         traces = super()._get_trace(model, guide, args, kwargs)  # type: ignore[misc]
         self.traces.append(traces)
@@ -41,17 +45,9 @@ class Recording:
 class RecordingTraceELBO(Recording, Trace_ELBO):
     """Pyro's `Trace_ELBO`: both terms by sampling; score-function gradients where z is not reparameterized."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.traces: list[Any] = []
-
 
 class RecordingMeanFieldELBO(Recording, TraceMeanField_ELBO):
     """Pyro's `TraceMeanField_ELBO`: the KL term in closed form."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.traces: list[Any] = []
 
 
 def step_objective(pair: Any) -> Callable[[Tensor], StepTerms]:

@@ -1,0 +1,99 @@
+"""`probgen demo`: every kind of model on real handwritten digits, pictures, and one table."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from probgen import plots
+from probgen.commands.common import OpenedRun, open_run
+from probgen.commands.evaluate import elbo_run, evaluate_run
+from probgen.commands.sample import reconstruct_run, sample_run, traverse_run
+from probgen.commands.train import train
+from probgen.console import stderr_console
+from probgen.errors import UserError
+from probgen.files import make_directory, write_atomic
+from probgen.inference.elbo import elbo_terms
+from probgen.tables import comparison, print_elbo, stdout_console
+
+MAIN = "vae"
+RUNS: Mapping[str, Mapping[str, Any]] = {
+    "gaussian": {},
+    "ppca": {"options": {"latent_dim": 16}},
+    "autoencoder": {"epochs": 100, "options": {"latent_dim": 16}},
+    "vae": {
+        "epochs": 200,
+        "lr": 2e-3,
+        "schedule": "cosine",
+        "options": {"latent_dim": 16, "network": "conv", "hidden": (32, 64)},
+    },
+}
+PARTICLES = 500
+
+
+def run_demo(out: Path, *, quiet: bool = False) -> None:
+    """Train, evaluate and picture each model into `out`; a former demo there is replaced."""
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "results.json").is_file():
+        raise UserError(f"{out} exists and is no demo: choose another --out")
+    make_directory(out)
+    started, console = time.time(), stderr_console()
+    write_atomic(out / "results.json", b"{}\n")
+    results = {}
+    for name, given in RUNS.items():
+        if not quiet:
+            console.print(f"[bold]{name}[/bold] on digits …")
+        results[name] = one_model(name, given, out, quiet)
+    write_atomic(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    picture(out)
+    table = comparison(results)
+    write_atomic(out / "table.txt", (table + "\n").encode())
+    print_elbo(elbo_of(out))
+    stdout_console().print(f"\n{table}\n", markup=False)
+    if not quiet:
+        files = ", ".join(sorted(path.name for path in out.glob("*.*")))
+        console.print(f"all in {time.time() - started:.0f} s; look at {out}/: {files}", highlight=False)
+
+
+def one_model(name: str, given: Mapping[str, Any], out: Path, quiet: bool) -> dict[str, Any]:
+    """Train and evaluate one model in its own run directory."""
+    place = out / "runs" / name
+    summary = train(name, {"data": "digits", **given}, place, overwrite=place.exists(), quiet=quiet)
+    result = evaluate_run(
+        place, split="test", particles=PARTICLES, num=None, data_dir=None, model=None, device="cpu", seed=0
+    )
+    return result | {"seconds": summary["seconds"]}
+
+
+def picture(out: Path) -> None:
+    """The VAE's pictures, side by side in the demo's folder."""
+    run = out / "runs" / MAIN
+    common: dict[str, Any] = {"model": None, "device": "cpu"}
+    sample_run(run, 100, out / "samples.png", seed=0, temperature=1.0, mean=False, **common)
+    reconstruct_run(run, 20, out / "reconstructions.png", split="test", data_dir=None, **common)
+    traverse_run(run, out / "traversals.png", between=None, num=16, data_dir=None, **common)
+    traverse_run(run, out / "interpolation.png", between=(0, 1), num=16, data_dir=None, **common)
+    shutil.copyfile(run / "pictures" / "curve.png", out / "curve.png")
+    write_atomic(out / "elbo_terms.png", terms_picture(open_run(run, None, "cpu", seed=0)))
+
+
+def terms_picture(opened: OpenedRun) -> bytes:
+    """The terms of the ELBO on the test images."""
+    terms = elbo_terms(opened.model.model, opened.model.guide, opened.split("test"), 10)
+    return plots.elbo_figure(terms.elbo, terms.log_likelihood, terms.kl, terms.latent[0].kl_per_dim)
+
+
+def elbo_of(out: Path) -> dict[str, Any]:
+    """The VAE's ELBO, averaged over the test images."""
+    return elbo_run(
+        out / "runs" / MAIN,
+        split="test",
+        num=None,
+        index=None,
+        particles=10,
+        data_dir=None,
+        model=None,
+        device="cpu",
+        seed=0,
+    )
