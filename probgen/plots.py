@@ -68,7 +68,7 @@ def png(image: Image.Image) -> bytes:
 def figure_png(figure: Figure) -> bytes:
     """A matplotlib figure as PNG; the bytes depend on the figure alone."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -3,12 +3,15 @@
 import warnings
 
 import pytest
+from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
 from jaxtyping import install_import_hook
 
 # jaxtyping and beartype check `Float[Tensor, "b c h w"]` and the like on every call made by a test.
-install_import_hook("probgen", "beartype.beartype")
+install_import_hook("probgen", "typecheck.checker")
 # ArviZ 0.23 announces its successor at every import.
 warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing", category=FutureWarning)
+# beartype's opinion on an annotation inside Pyro.
+warnings.filterwarnings("ignore", category=BeartypeDecorHintPep585DeprecationWarning)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Which images are in which batch: a pure function of the seed and the step."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64, Shaped
@@ -10,6 +10,7 @@ from torch import Tensor
 EPOCHS_APART = 1_000_003  # seeds of two runs meet only after that many epochs
 
 
+@runtime_checkable
 class Images(Protocol):
     """A set of images that gives any rows of itself."""
 

@@ -79,7 +79,7 @@ class MultivariateGaussian(nn.Module):
         diagonal = self.log_diagonal.exp().diag()
         return diagonal + self.below_diagonal.tril(-1) if self.covariance == "full" else diagonal
 
-    def density(self) -> dist.TorchDistribution:
+    def density(self) -> dist.Distribution:
         """N(μ, L Lᵀ) over flattened images."""
         if self.levels is None:
             return dist.MultivariateNormal(self.mu, scale_tril=self.scale_tril, validate_args=False)

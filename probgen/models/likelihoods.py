@@ -38,7 +38,7 @@ class Likelihood:
             return self.levels
         return 1 if self.name == "bernoulli" else 2
 
-    def __call__(self, parameters: Parameters) -> dist.TorchDistribution:
+    def __call__(self, parameters: Parameters) -> dist.Distribution:
         """p(x | z), one event per image."""
         return BUILDERS[self.name](self, parameters).to_event(self.image_dims)
 
@@ -54,12 +54,12 @@ class Likelihood:
         return (loc + 1) / 2 * (self.levels - 1), scale * self.levels / 2
 
 
-def bernoulli(likelihood: Likelihood, parameters: Parameters) -> dist.TorchDistribution:
+def bernoulli(likelihood: Likelihood, parameters: Parameters) -> dist.Distribution:
     """P(x = 1) = σ(logit)."""
     return dist.Bernoulli(logits=parameters.squeeze(-likelihood.image_dims - 1))
 
 
-def gaussian(likelihood: Likelihood, parameters: Parameters) -> dist.TorchDistribution:
+def gaussian(likelihood: Likelihood, parameters: Parameters) -> dist.Distribution:
     """N(μ, σ²), μ and σ both from the decoder; grey levels are uniformly dequantized, with the noise's mean taken.
 
     On levels, bins are [x, x + 1): μ + ½ is where the decoder's μ sits.
@@ -70,18 +70,18 @@ def gaussian(likelihood: Likelihood, parameters: Parameters) -> dist.TorchDistri
     return DequantizedNormal(loc + 0.5, scale, likelihood.levels)
 
 
-def categorical(likelihood: Likelihood, parameters: Parameters) -> dist.TorchDistribution:
+def categorical(likelihood: Likelihood, parameters: Parameters) -> dist.Distribution:
     """One logit for each grey level of each pixel."""
     return dist.Categorical(logits=parameters.movedim(-likelihood.image_dims - 1, -1))
 
 
-def discretized_logistic(likelihood: Likelihood, parameters: Parameters) -> dist.TorchDistribution:
+def discretized_logistic(likelihood: Likelihood, parameters: Parameters) -> dist.Distribution:
     """A logistic's mass over each grey level."""
     assert likelihood.levels is not None
     return DiscretizedLogistic(*likelihood.location_and_scale(parameters), likelihood.levels)
 
 
-BUILDERS: dict[str, Callable[[Likelihood, Tensor], dist.TorchDistribution]] = {
+BUILDERS: dict[str, Callable[[Likelihood, Tensor], dist.Distribution]] = {
     "bernoulli": bernoulli,
     "gaussian": gaussian,
     "categorical": categorical,

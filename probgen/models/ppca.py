@@ -54,7 +54,7 @@ class ProbabilisticPCA(nn.Module):
         self.mu = nn.Parameter(torch.zeros(size) + (levels or 0) / 2)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(spread)))
 
-    def likelihood(self, z: Float[Tensor, "*b q"]) -> dist.TorchDistribution:
+    def likelihood(self, z: Float[Tensor, "*b q"]) -> dist.Distribution:
         """p(x | z) = N(x; W z + μ, σ² I)."""
         loc, sigma = z @ self.W.T + self.mu, self.log_sigma.exp()
         pixels = dist.Normal(loc, sigma) if self.levels is None else DequantizedNormal(loc, sigma, self.levels)

@@ -80,12 +80,12 @@ class VAE(nn.Module):
         with pyro.plate("images", len(x)), poutine.scale(scale=self.kl_weight):
             pyro.sample("z", self.posterior(x))
 
-    def prior(self) -> dist.TorchDistribution:
+    def prior(self) -> dist.Distribution:
         """p(z) = N(0, I)."""
         zeros = torch.zeros(self.latent_dim).to(next(self.parameters()))
         return dist.Normal(zeros, 1.0).to_event(1)
 
-    def posterior(self, x: Shaped[Tensor, "b *shape"]) -> dist.TorchDistribution:
+    def posterior(self, x: Shaped[Tensor, "b *shape"]) -> dist.Distribution:
         """q(z | x) = N(μ_z(x), σ_z(x)² I)."""
         mu, log_sigma = self.encoder(scaled(x, self.levels, self.encoder)).chunk(2, -1)
         return dist.Normal(mu, log_sigma.exp()).to_event(1)
