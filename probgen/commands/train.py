@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from probgen.commands.common import check_data, choose_device
 from probgen.commands.pictures import draw_progress
 from probgen.console import stderr_console
-from probgen.data import ImageData, Split, load_data
+from probgen.data import DATASET_NAMES, ImageData, Split, load_data
 from probgen.errors import UserError
 from probgen.inference.batches import BatchOrder
 from probgen.inference.checks import check_pair
 from probgen.inference.loop import Loop, Recorder, validation_terms
 from probgen.inference.traces import as_real
 from probgen.inference.trainer import TrainConfig, Trainer, TrainingError
-from probgen.models.registry import build, find_class
+from probgen.models.registry import build, check_options, find_class, options_of
 from probgen.runs import Run, RunConfig, build_model
 
 DEFAULT_EPOCHS = 50
@@ -84,23 +84,33 @@ def new_config(model: str, given: Mapping[str, Any], data: ImageData) -> RunConf
     if given.get("steps") is not None and given.get("epochs") is not None:
         raise UserError("both --epochs and --steps came, expected one of them")
     fields = {"data": "digits", **given, "model": model, "image_shape": data.image_shape, "levels": data.levels}
+    fields |= {name: lasting(fields[name]) for name in ("data", "data_dir") if fields.get(name)}
     fields["device"] = str(choose_device(given.get("device", "auto")))
     if fields.get("steps") is None:
         fields.setdefault("epochs", DEFAULT_EPOCHS)
         fields["steps"] = 1  # counted below, once the other fields are known to be sound
+    cls = find_class(model)
+    defaults = {option.name: option.default for option in options_of(cls)}
+    fields["options"] = as_data(defaults | check_options(cls, given.get("options", {})))
     try:
         config = RunConfig(**fields)
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"]))
         raise UserError(f"{name}={problem['input']!r} came: {problem['msg'].lower()}") from error
-    built = build(find_class(model), data.image_shape, data.levels, config.options)
+    built = build(cls, data.image_shape, data.levels, config.options)
     if not isinstance(built, nn.Module):
         raise UserError(f"{type(built).__name__} is no torch.nn.Module: make it one, so that its weights can be saved")
     if config.epochs is not None:
         steps = BatchOrder(len(data.train), config.batch_size, config.seed).steps_for(config.epochs)
         config = config.model_copy(update={"steps": max(1, steps)})
     return config
+
+
+def lasting(place: str) -> str:
+    """A path as an absolute one, so that the run finds its data from anywhere; a data set's name as it is."""
+    named = place.partition(":")[0] in DATASET_NAMES
+    return place if named or not Path(place).exists() else str(Path(place).resolve())
 
 
 def continued(config: RunConfig, model: str | None, given: Mapping[str, Any]) -> RunConfig:
@@ -111,8 +121,11 @@ def continued(config: RunConfig, model: str | None, given: Mapping[str, Any]) ->
         wanted.pop("device")
     for name, value in wanted.items():
         recorded = getattr(config, name)
-        if name == "options":
-            value, recorded = {k: str(v) for k, v in value.items()}, {k: as_text(v) for k, v in recorded.items()}
+        if name == "data":
+            value = lasting(str(value))
+        elif name == "options":
+            value = as_data(check_options(find_class(model or config.model), value))
+            recorded = {k: recorded.get(k) for k in value}
         if name not in free and value != recorded:
             raise UserError(
                 f"--resume with {name}={value} came, but the run has {name}={recorded}: leave it out, or train anew"
@@ -120,9 +133,10 @@ def continued(config: RunConfig, model: str | None, given: Mapping[str, Any]) ->
     return config.model_copy(update={k: str(wanted[k]) for k in free & wanted.keys()})
 
 
-def as_text(value: Any) -> str:
-    """An option as it is given on the command line."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def as_data(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a configuration file holds them; a default that is no plain value stays the code's own."""
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    return {k: v for k, v in plain.items() if isinstance(v, str | int | float | list | None)}
 
 
 def solve(run: Run, pair: Any, data: ImageData) -> dict[str, Any]:
