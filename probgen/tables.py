@@ -116,6 +116,8 @@ def print_info(info: Mapping[str, Any]) -> None:
     console = stdout_console()
     console.print(f"[bold]{info['run']}[/bold]: {info['model']}, {info['kind']}, {info['parameters']:,} parameters")
     console.print("sites: " + ", ".join(f"{name} ({role})" for name, role in info["sites"].items()))
+    for line in info["equation"]:
+        console.print(f"  {line}", markup=False)
     for title in ("options", "training"):
         given = {k: v for k, v in info[title].items() if v is not None}
         console.print(f"{title}: " + ", ".join(f"{k}={shown(v)}" for k, v in given.items()), markup=False)

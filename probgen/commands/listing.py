@@ -8,6 +8,7 @@ import torch
 from probgen.commands.common import open_run
 from probgen.data import describe_datasets
 from probgen.inference.checks import sites_of
+from probgen.inference.equation import equation
 from probgen.models.contracts import kind_of
 from probgen.models.registry import MODELS, build, find_class, options_of
 
@@ -46,6 +47,7 @@ def describe_run(path: Path, model: str | None) -> dict[str, Any]:
         "model": config.model,
         "kind": str(kind_of(opened.model)),
         "sites": sites_of(opened.model, blank),
+        "equation": str(equation(opened.model.model, opened.model.guide, blank)).splitlines(),
         "parameters": sum(p.numel() for p in opened.model.parameters()),
         "options": {o.name: config.options.get(o.name, o.default) for o in options_of(type(opened.model))},
         "training": {k: v for k, v in config.model_dump().items() if k not in ("model", "options", "format")},

@@ -1,6 +1,8 @@
 """Training and measuring any Pyro model/guide pair."""
 
+from probgen.inference.annealing import ais, bdmc
 from probgen.inference.elbo import ElboTerms, elbo_terms
+from probgen.inference.equation import Equation, equation
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
 from probgen.inference.fit import fit
@@ -8,12 +10,16 @@ from probgen.inference.trainer import TrainConfig, Trainer, TrainingError
 
 __all__ = [
     "ElboTerms",
+    "Equation",
     "Estimate",
     "TrainConfig",
     "Trainer",
     "TrainingError",
+    "ais",
+    "bdmc",
     "bits_per_dim",
     "elbo_terms",
+    "equation",
     "exact",
     "fit",
     "iwae",

@@ -124,6 +124,20 @@ def trace_pair(
     ]
 
 
+def score(program: Program, x: Shaped[Tensor, "b *shape"], values: dict[str, Tensor]) -> dict[str, Float[Tensor, " b"]]:
+    """Log-probability of each random site of a program whose latent sites take the given values.
+
+    Differentiable in the values. Raises UserError, naming the site, for a program whose numbers would be wrong.
+    """
+    trace = poutine.trace(poutine.condition(program, data=values)).get_trace(x)
+    trace.compute_log_prob()
+    scores = {}
+    for name, node in sample_sites(trace).items():
+        check_density(name, node)
+        scores[name] = site_reducer(name, node, len(x), 1, len(x), False)(node["log_prob"])[0]
+    return scores
+
+
 def sample_sites(trace: poutine.Trace) -> dict[str, Any]:
     """The random sites in program order: no parameters, no deterministic values, no subsampling."""
     return {

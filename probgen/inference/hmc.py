@@ -1,0 +1,55 @@
+"""Hamiltonian Monte Carlo on many independent chains at once (Neal 2011).
+
+One chain for each row: chains do not know of each other, have each their own step size, and are accepted
+or rejected one by one.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+State = Sequence[Tensor]  # one tensor for each latent site, chains in front
+LogDensity = Callable[[State], Tensor]  # state ↦ log-density of each chain
+
+
+def hmc_transition(
+    log_density: LogDensity, state: State, step_size: Float[Tensor, " n"], num_leapfrog: int
+) -> tuple[list[Tensor], Bool[Tensor, " n"]]:
+    """One transition that leaves exp(log_density) invariant; the new state, and which chains accepted.
+
+    p ~ N(0, I); leapfrog steps of H(z, p) = −log_density(z) + ½‖p‖²; accept with min(1, e^{H(old) − H(new)}).
+    """
+    momentum = [torch.randn_like(z) for z in state]
+    value, gradient = value_and_gradient(log_density, state)
+    old = value - kinetic(momentum)
+    new_state, new_momentum = list(state), list(momentum)
+    for _ in range(num_leapfrog):
+        new_momentum = [p + 0.5 * per_row(step_size, g) * g for p, g in zip(new_momentum, gradient, strict=True)]
+        new_state = [z + per_row(step_size, p) * p for z, p in zip(new_state, new_momentum, strict=True)]
+        value, gradient = value_and_gradient(log_density, new_state)
+        new_momentum = [p + 0.5 * per_row(step_size, g) * g for p, g in zip(new_momentum, gradient, strict=True)]
+    log_ratio = torch.nan_to_num(value - kinetic(new_momentum) - old, nan=-torch.inf)
+    accepted = torch.rand_like(log_ratio).log() < log_ratio
+    chosen = [torch.where(per_row(accepted, z), new, z) for new, z in zip(new_state, state, strict=True)]
+    return chosen, accepted
+
+
+def value_and_gradient(log_density: LogDensity, state: State) -> tuple[Float[Tensor, " n"], list[Tensor]]:
+    """The log-density of each chain, and its gradient in the state."""
+    leaves = [z.detach().requires_grad_() for z in state]
+    with torch.enable_grad():
+        value = log_density(leaves)
+        gradient = torch.autograd.grad(value.sum(), leaves)
+    return value.detach(), list(gradient)
+
+
+def kinetic(momentum: State) -> Float[Tensor, " n"]:
+    """½‖p‖² of each chain."""
+    return torch.stack([0.5 * p.flatten(1).square().sum(1) for p in momentum]).sum(0)
+
+
+def per_row(numbers: Tensor, like: Tensor) -> Tensor:
+    """One number for each chain, shaped to multiply its whole state."""
+    return numbers.reshape(-1, *[1] * (like.dim() - 1))
