@@ -148,6 +148,9 @@ def evaluate(
     split: SplitName = "test",
     particles: Particles = 100,
     num: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only elbo or iwae; ais: annealing too; bdmc: both sides.")] = None,
+    chains: Annotated[int, typer.Option(help="Of ais and bdmc, for each image.")] = 16,
+    distributions: Annotated[int, typer.Option(help="Of ais and bdmc: steps from prior to posterior.")] = 500,
     seed: Seed = 0,
     data_dir: DataDir = None,
     model: Model = None,
@@ -155,12 +158,12 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """What the model can say about log p(x): exact, bounds, or nothing, and why."""
-    from probgen.commands.evaluate import evaluate_run
+    from probgen.commands.evaluate import Annealing, evaluate_run
     from probgen.tables import print_evaluation
 
     result = evaluate_run(
         run, split=split, particles=particles, num=num, data_dir=data_dir, model=model, device=device, seed=seed,
-        quiet=json_,
+        method=method, annealing=Annealing(chains, distributions), quiet=json_,
     )  # fmt: skip
     print_json(result) if json_ else print_evaluation(result)
 

@@ -33,11 +33,20 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
         console.print(table)
     if result["bits_per_dim"] is not None:
         console.print(f"{result['bits_per_dim']:.4f} bits per dimension")
-    if "note" in result:
-        console.print(result["note"])
+    for key in ("warning", "note"):
+        if key in result:
+            console.print(f"{key}: {result[key]}", markup=False)
 
 
-NAMES = {"log_prob": "log p(x)", "elbo": "ELBO", "iwae": "IWAE"}
+NAMES = {
+    "log_prob": "log p(x)",
+    "elbo": "ELBO",
+    "iwae": "IWAE",
+    "ais": "AIS",
+    "bdmc_lower": "BDMC, forwards",
+    "bdmc_upper": "BDMC, backwards",
+    "bdmc_gap": "the gap",
+}
 
 
 def print_elbo(result: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """`probgen evaluate` and `probgen elbo`: numbers about log p(x), each with what it is."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,30 @@ from torch import Tensor
 
 from probgen.commands.common import OpenedRun, check_num, open_run
 from probgen.errors import UserError
+from probgen.inference.annealing import ais, bdmc
 from probgen.inference.elbo import ElboTerms, elbo_terms
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
 from probgen.models.contracts import Kind, kind_of
+from probgen.tables import NAMES
 
 MOST_PARTICLES = 1_000_000
+ANNEALED_IMAGES = 100  # by default: annealing costs some thousand passes for each image and chain
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How long to anneal: chains for each image, distributions on the path."""
+
+    chains: int = 16
+    distributions: int = 500
+
+    def check(self) -> None:
+        """Raise UserError for numbers that make no chain."""
+        if not 1 <= self.chains <= 10_000:
+            raise UserError(f"--chains {self.chains} came, expected 1 to 10,000")
+        if not 2 <= self.distributions <= 1_000_000:
+            raise UserError(f"--distributions {self.distributions} came, expected 2 to 1,000,000")
 
 
 def evaluate_run(
@@ -25,16 +44,30 @@ def evaluate_run(
     model: str | None,
     device: str,
     seed: int,
+    method: str | None = None,
+    annealing: Annealing = Annealing(),
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """What the run's model can say about log p(x) on a split: exact, or bounds, or nothing and why."""
+    """What the run's model can say about log p(x) on a split: exact, or bounds, or nothing and why.
+
+    method: only `elbo`, or `iwae`; or `ais`: these and annealed importance sampling, on `num` images (100
+    without it); or `bdmc`: bounds from both sides, on `num` images simulated from the model.
+    """
+    if method not in (None, "elbo", "iwae", "ais", "bdmc"):
+        raise UserError(f"--method {method} came, expected elbo, iwae, ais or bdmc")
+    annealing.check()
     if not 1 <= particles <= MOST_PARTICLES:
         raise UserError(f"--particles {particles} came, expected 1 to {MOST_PARTICLES:,}")
     if num is not None:
         check_num(num)
     opened = open_run(path, model, device, seed)
+    if method in ("ais", "bdmc") and num is None:
+        num = ANNEALED_IMAGES
     images = opened.split(split, data_dir, num)
-    estimates = estimates_of(opened.model, images, particles, quiet=quiet)
+    if method == "bdmc":
+        estimates, split = simulated(opened, images, annealing, quiet=quiet), "simulated"
+    else:
+        estimates = estimates_of(opened.model, images, particles, method, annealing, quiet=quiet)
     config = opened.run.config
     result: dict[str, Any] = {
         "model": config.model,
@@ -45,12 +78,33 @@ def evaluate_run(
         "estimates": {name: estimate.to_json() for name, estimate in estimates.items()},
         "bits_per_dim": tightest_bits(estimates, opened),
     }
+    if (warning := tail_warning(estimates)) is not None:
+        result["warning"] = warning
     note = note_on(opened)
     return result | ({"note": note} if note else {})
 
 
-def estimates_of(pair: Any, images: Tensor, particles: int, *, quiet: bool = True) -> dict[str, Estimate]:
-    """The tightest numbers first: `log_prob` (exact), `iwae`, `elbo` (lower bounds)."""
+def tail_warning(estimates: dict[str, Estimate]) -> str | None:
+    """An honest word where importance weights are too uneven for the number of particles."""
+    for name, estimate in estimates.items():
+        if estimate.untrusted:
+            return (
+                f"{NAMES[name]}: for {estimate.untrusted:.0%} of the images the importance weights have a heavy tail "
+                f"(Pareto k̂ over its threshold): the bound is loose there, more particles would raise it"
+            )
+    return None
+
+
+def estimates_of(
+    pair: Any,
+    images: Tensor,
+    particles: int,
+    method: str | None = None,
+    annealing: Annealing = Annealing(),
+    *,
+    quiet: bool = True,
+) -> dict[str, Estimate]:
+    """`log_prob` (exact) where there is one; `elbo`, `iwae` and, if asked for, `ais` (lower bounds)."""
     kind = kind_of(pair)
     if kind is Kind.NONE:
         return {}
@@ -61,15 +115,40 @@ def estimates_of(pair: Any, images: Tensor, particles: int, *, quiet: bool = Tru
     if not terms.latent:
         return estimates or {"log_prob": terms.estimate}
     estimates["elbo"] = terms.estimate
-    estimates["iwae"] = iwae(pair.model, pair.guide, images, particles, progress=not quiet)
+    if method != "elbo":
+        estimates["iwae"] = iwae(pair.model, pair.guide, images, particles, progress=not quiet)
+    if method == "ais":
+        estimates["ais"] = ais(
+            pair.model,
+            images,
+            num_chains=annealing.chains,
+            num_distributions=annealing.distributions,
+            progress=not quiet,
+        ).estimate
     return estimates
+
+
+def simulated(opened: OpenedRun, like: Tensor, annealing: Annealing, *, quiet: bool) -> dict[str, Estimate]:
+    """Bounds from both sides on images drawn from the model itself, and what lies between."""
+    if kind_of(opened.model) is Kind.NONE:
+        return {}
+    result = bdmc(
+        opened.model.model,
+        len(like),
+        like,
+        num_chains=annealing.chains,
+        num_distributions=annealing.distributions,
+        progress=not quiet,
+    )
+    return {"bdmc_lower": result.lower, "bdmc_upper": result.upper, "bdmc_gap": result.gap}
 
 
 def tightest_bits(estimates: dict[str, Estimate], opened: OpenedRun) -> float | None:
     """Bits per dimension of the tightest number; None for real data, whose unit is arbitrary."""
     if not estimates or opened.levels is None:
         return None
-    best = estimates.get("log_prob") or max(estimates.values(), key=lambda estimate: estimate.value)
+    lower = [e for e in estimates.values() if e.kind == "lower bound"]
+    best = estimates.get("log_prob") or max(lower, key=lambda estimate: estimate.value)
     size = 1
     for side in opened.image_shape:
         size *= side

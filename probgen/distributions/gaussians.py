@@ -17,6 +17,7 @@ class DequantizedMultivariateNormal(MultivariateNormal):
     """
 
     has_rsample = False
+    is_bound = True  # exp(log_prob) sums to less than one: what is drawn is not quite what is scored
 
     def __init__(self, loc: Tensor, scale_tril: Tensor, levels: int) -> None:
         self.levels = levels

@@ -51,6 +51,8 @@ class DequantizedNormal(_GreyLevels):
         E_u[log N(x + u; loc, scale²)] = log N(x + ½; loc, scale²) − 1 / (24 scale²).
     """
 
+    is_bound = True  # exp(log_prob) sums to less than one: what is drawn is not quite what is scored
+
     def log_prob(self, value: Tensor) -> Tensor:
         """The expected log-density of x + u in nats, of the batch's shape."""
         if self._validate_args:

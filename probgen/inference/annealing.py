@@ -248,12 +248,20 @@ def bdmc(
 
     like: any images of the right shape and type, of which only those are used.
 
-    Raises UserError for a model without latent sites or with discrete ones.
+    Raises UserError for a model without latent sites or with discrete ones, or whose likelihood is a bound.
     """
     with evaluating(model), torch.no_grad(), pyro.validation_enabled(False):
         blank = torch.zeros(num_images, *like.shape[1:], device=like.device)
         trace = poutine.trace(poutine.uncondition(model)).get_trace(blank)
     sites = sample_sites(trace)
+    for name, node in sites.items():
+        base = node["fn"].base_dist if hasattr(node["fn"], "base_dist") else node["fn"]
+        if getattr(base, "is_bound", False):
+            raise UserError(
+                f"site {name!r}: {type(base).__name__} scores a bound on a log-probability, so that what is drawn from "
+                "the model has no exact posterior draw: BDMC needs another likelihood (bernoulli, categorical, "
+                "discretized-logistic, or real-valued data)"
+            )
     observed = {name: node["value"] for name, node in sites.items() if "was_observed" in node["infer"]}
     latent = {name: node["value"] for name, node in sites.items() if name not in observed}
     images = next(iter(observed.values())).reshape(num_images, *like.shape[1:])

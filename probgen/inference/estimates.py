@@ -1,7 +1,7 @@
 """A number about log p(x), and what it is."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -19,6 +19,8 @@ class Estimate:
     kind: how the number relates to log p(x).
     particles: draws of z per image, 0 where nothing was drawn.
     per_image: the numbers themselves, shape b.
+    pareto_k: for importance sampling, the shape of the tail of each image's weights, shape b (see
+        `probgen.inference.arviz_bridge.pareto_k`); None where there is none.
     """
 
     value: float
@@ -27,6 +29,7 @@ class Estimate:
     unit: str
     particles: int
     per_image: Tensor = field(repr=False, compare=False)
+    pareto_k: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, per_image: Float[Tensor, " b"], kind: EstimateKind, particles: int = 0) -> "Estimate":
@@ -36,9 +39,20 @@ class Estimate:
         stderr = float(numbers.std() / math.sqrt(len(numbers))) if len(numbers) > 1 else math.nan
         return cls(float(numbers.mean()), stderr, kind, "nats per image", particles, per_image)
 
+    @property
+    def untrusted(self) -> float | None:
+        """Share of images whose weights have a tail too heavy for this many particles; None where not known.
+
+        For those the bound still holds on average, but it is loose, and its standard error cannot be trusted.
+        """
+        if self.pareto_k is None:
+            return None
+        threshold = min(1 - 1 / math.log10(self.particles), 0.7)
+        return float((self.pareto_k > threshold).double().mean())
+
     def to_json(self) -> dict[str, Any]:
-        """The fields for machines: all but `per_image`; an unknown error is None."""
-        record = {key: value for key, value in asdict(self).items() if key != "per_image"}
+        """The fields for machines, without those of single images; an unknown error is None."""
+        record = {key: getattr(self, key) for key in ("value", "stderr", "kind", "unit", "particles")}
         return record | {"stderr": None if math.isnan(self.stderr) else self.stderr}
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """Numbers about the evidence log p(x): exact where the model has it, bounds from below where it does not."""
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Shaped
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from probgen.console import track
 from probgen.errors import UserError
+from probgen.inference.arviz_bridge import FEWEST_WEIGHTS, pareto_k
+from probgen.inference.elbo import log_mean_exp
 from probgen.inference.estimates import Estimate
 from probgen.inference.traces import Program, as_real, evaluating, trace_pair
 
@@ -22,12 +24,15 @@ def iwae(
     x: Shaped[Tensor, "b *shape"],
     num_particles: int = 50,
     *,
+    diagnose: bool = True,
     progress: bool = False,
 ) -> Estimate:
     """E[log (1/K) Σ_k p(x, z_k) / q(z_k | x)] ≤ log p(x), z_k ~ q (Burda et al. 2016, equation 8).
 
     The logarithm of the mean is taken for each image by itself. The bound rises with K = num_particles and
     tends to log p(x); images and particles are taken in chunks, so that memory is bounded for any K and b.
+
+    diagnose: with 25 particles or more, fit the tail of each image's weights (`Estimate.pareto_k`).
 
     Raises UserError for a pair whose terms would be wrong (see `trace_pair`), ValueError for K < 1.
     """
@@ -36,16 +41,23 @@ def iwae(
     images = max(1, CHUNK // num_particles)
     with evaluating(model, guide):
         parts = track(x.split(images), f"IWAE, {num_particles} particles", quiet=not progress)
-        per_image = torch.cat([log_mean_weight(model, guide, part, num_particles) for part in parts])
-    return Estimate.of(per_image, "lower bound", num_particles)
+        results = [summarize(chunked_weights(model, guide, part, num_particles), diagnose) for part in parts]
+    bounds, tails = zip(*results, strict=True)
+    estimate = Estimate.of(torch.cat(bounds), "lower bound", num_particles)
+    return estimate if tails[0] is None else replace(estimate, pareto_k=torch.cat(tails))
 
 
-def log_mean_weight(model: Program, guide: Program, x: Tensor, num_particles: int) -> Float[Tensor, " b"]:
-    """log (1/K) Σ_k w_k for each image, the particles in chunks."""
+def summarize(weights: Float[Tensor, "k b"], diagnose: bool) -> tuple[Tensor, Tensor | None]:
+    """The bound of each image, and the shape of its weights' tail if asked for."""
+    with_tail = diagnose and len(weights) >= FEWEST_WEIGHTS
+    return log_mean_exp(weights).cpu(), pareto_k(weights).cpu() if with_tail else None
+
+
+def chunked_weights(model: Program, guide: Program, x: Tensor, num_particles: int) -> Float[Tensor, "k b"]:
+    """All log weights of a few images, the particles in chunks."""
     most = max(1, CHUNK // len(x))
     counts = [most] * (num_particles // most) + [num_particles % most]
-    totals = [log_weights(model, guide, x, k).logsumexp(0) for k in counts if k]
-    return torch.stack(totals).logsumexp(0) - math.log(num_particles)
+    return torch.cat([log_weights(model, guide, x, k) for k in counts if k])
 
 
 def log_weights(
