@@ -76,6 +76,7 @@ def trace_pair(
     num_particles: int = 1,
     *,
     training: bool = False,
+    detach: bool = False,
 ) -> list[Site]:
     """Draw z from the guide, score x and z under both programs, image by image, `num_particles` times.
 
@@ -84,6 +85,7 @@ def trace_pair(
     encoder's work; any other pair sees the batch repeated.
 
     training: apply the scales that sites carry (a KL weight, say); otherwise a scale is refused.
+    detach: treat the drawn z as constants, without a gradient path to the guide.
 
     Raises UserError, naming the site, for a pair whose terms would be wrong.
     """
@@ -96,6 +98,8 @@ def trace_pair(
     elif num_particles > 1:
         x = x.repeat(num_particles, *[1] * (x.dim() - 1))
     guide_trace = poutine.trace(guide).get_trace(x)
+    if detach:
+        guide_trace.detach_()
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
     guide_nodes, model_nodes = sample_sites(guide_trace), sample_sites(model_trace)
     check_same_latents(model_nodes, guide_nodes)
