@@ -1,5 +1,7 @@
 """The multivariate Gaussian scored on grey levels."""
 
+from collections.abc import Sequence
+
 import torch
 from pyro.distributions import MultivariateNormal
 from torch import Tensor
@@ -34,12 +36,12 @@ class DequantizedMultivariateNormal(MultivariateNormal):
         inverse = torch.linalg.solve_triangular(self._unbroadcasted_scale_tril, identity, upper=False)
         return super().log_prob(value + 0.5) - inverse.square().sum((-2, -1)) / 24
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw a real vector and give the levels of its bins; the outermost levels take the tails."""
         with torch.no_grad():
-            return super().rsample(sample_shape).floor().clamp(0, self.levels - 1)
+            return super().rsample(torch.Size(sample_shape)).floor().clamp(0, self.levels - 1)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "DequantizedMultivariateNormal":
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "DequantizedMultivariateNormal":
         """The same distribution over a larger batch."""
         size = self.event_shape[0]
         return DequantizedMultivariateNormal(

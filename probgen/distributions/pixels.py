@@ -5,6 +5,7 @@ nats per image once summed, comparable between likelihoods without a correction 
 """
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -30,7 +31,7 @@ class _GreyLevels(TorchDistribution):
         """The grey levels 0 … levels − 1."""
         return constraints.integer_interval(0, self.levels - 1)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_GreyLevels":
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "_GreyLevels":
         """The same distribution over a larger batch."""
         return type(self)(
             self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels, validate_args=False
@@ -60,10 +61,10 @@ class DequantizedNormal(_GreyLevels):
         residual = (value + 0.5 - self.loc) / self.scale
         return -0.5 * residual**2 - 1 / (24 * self.scale**2) - self.scale.log() - 0.5 * math.log(2 * math.pi)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw a real number and give the level of its bin; the outermost levels take the tails."""
         with torch.no_grad():
-            shape = self._extended_shape(sample_shape)
+            shape = self._extended_shape(torch.Size(sample_shape))
             real = torch.normal(self.loc.expand(shape), self.scale.expand(shape))
             return real.floor().clamp(0, self.levels - 1)
 
@@ -94,11 +95,11 @@ class DiscretizedLogistic(_GreyLevels):
         inside = above + below + width
         return torch.where(value == 0, above, torch.where(value == self.levels - 1, below, inside))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw from the logistic by inversion, round to the nearest level, clamp into the range."""
         with torch.no_grad():
             tiny = torch.finfo(self.loc.dtype).tiny
-            u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+            u = torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device)
             u = u.clamp(tiny, 1 - torch.finfo(self.loc.dtype).eps)
             return (self.loc + self.scale * (u.log() - torch.log1p(-u))).round().clamp(0, self.levels - 1)
 

@@ -1,5 +1,6 @@
 """A first run of a pair on a few images, whose failures are told as what they are: the pair's author's to mend."""
 
+import sysconfig
 import traceback
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from probgen.inference.traces import as_real, sample_sites, trace_pair
 from probgen.models.contracts import Objective
 
 NUM_IMAGES = 3
+NOT_THE_USERS = (sysconfig.get_paths()["stdlib"], "site-packages", "probgen/inference")
 
 
 def check_pair(pair: Any, x: Shaped[Tensor, "b *shape"]) -> None:
@@ -65,7 +67,7 @@ def last_own_line(trace: TracebackType | None) -> str:
     own = [
         f"{frame.filename.rsplit('/', 1)[-1]} line {frame.lineno}"
         for frame in traceback.extract_tb(trace)
-        if "site-packages" not in frame.filename and "probgen/inference" not in frame.filename
+        if not any(place in frame.filename for place in NOT_THE_USERS)
     ]
     return own[-1] if own else "in a library"
 

@@ -16,6 +16,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from probgen.errors import UserError
 from probgen.inference.estimates import Estimate
 from probgen.inference.traces import Program, Site, evaluating, trace_pair
 
@@ -121,6 +122,8 @@ def elbo_terms(
 
     Raises UserError for a pair whose terms would be wrong (see `trace_pair`).
     """
+    if num_particles < 1:
+        raise UserError(f"num_particles={num_particles} came, expected 1 or more")
     with evaluating(model, guide):
         images = max(1, chunk_size // num_particles)
         chunks = [terms_of(trace_pair(model, guide, part, num_particles), kl) for part in x.split(images)]
@@ -168,7 +171,7 @@ def closed_form_kl(site: Site) -> Float[Tensor, " b"] | None:
 def kl_per_dim(site: Site) -> Float[Tensor, "b d"] | None:
     """The KL of each latent dimension, for two independent factors over one axis in one image plate."""
     factorized = all(isinstance(d, Independent) and d.reinterpreted_batch_ndims == 1 for d in (site.p, site.q))
-    if not factorized:
+    if not factorized or site.mask is not None:
         return None
     each = kl_divergence(site.q.base_dist, site.p.base_dist)
     if each.dim() not in (2, 3):

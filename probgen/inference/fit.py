@@ -54,10 +54,10 @@ def fit(
     pyro.set_rng_seed(seed)
     device = device_of(pair)
     check_pair(pair, as_real(images[:3]).to(device))
-    loop = Loop(Trainer(pair, TensorImages(images), config, device), valid=valid, quiet=not progress)
+    trainer = Trainer(pair, TensorImages(images), config, device)
+    loop = Loop(trainer, valid=valid, quiet=not progress)
     history = loop.run()
-    if isinstance(pair, nn.Module):
-        pair.load_state_dict(loop.final_weights())
+    trainer.load_weights(loop.final_weights())
     set_mode(pair, training=False)
     return history
 

@@ -126,8 +126,7 @@ class Loop:
         """Early stopping: keep a copy of the weights with the lowest validation loss."""
         self.validations_since_best += 1
         if self.best is None or loss < self.best["loss"]:
-            weights = {k: v.detach().clone() for k, v in self.trainer.pair.state_dict().items()}
-            self.best = {"loss": loss, "step": self.trainer.steps_done, "weights": weights}
+            self.best = {"loss": loss, "step": self.trainer.steps_done, "weights": self.trainer.weights()}
             self.validations_since_best = 0
 
     def final_weights(self) -> dict[str, Tensor]:
@@ -135,7 +134,7 @@ class Loop:
         if self.best is not None:
             return self.best["weights"]
         self.trainer.swap_average()
-        weights = {k: v.detach().clone() for k, v in self.trainer.pair.state_dict().items()}
+        weights = self.trainer.weights()
         self.trainer.swap_average()
         return weights
 

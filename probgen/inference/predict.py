@@ -66,7 +66,7 @@ def sample(pair: Any, num: int, image_shape: Sequence[int], *, temperature: floa
     with evaluating(pair), pyro.validation_enabled(False), Temper(temperature) as temper:
         trace = poutine.trace(poutine.uncondition(pair.model)).get_trace(blank(pair, num, image_shape))
     temper.check()
-    return image_site(trace, num, image_shape)["value"].reshape(num, *image_shape)
+    return as_real(image_site(trace, num, image_shape)["value"].reshape(num, *image_shape))
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from probgen.errors import UserError
 
 Program = Callable[[Tensor], Any]
+PARTICLES = "_particles"  # our own plate, outside the images'
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,22 @@ def as_real(x: Shaped[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
-def owner(program: Program) -> Any:
+def owner(program: Any) -> Any:
     """The pair that a bound method `pair.model` or `pair.guide` belongs to; a module is its own."""
     return getattr(program, "__self__", program)
 
 
+def modules_of(pair: Any) -> list[nn.Module]:
+    """A module itself; of any other object the modules among its attributes."""
+    if isinstance(pair, nn.Module):
+        return [pair]
+    return [value for value in getattr(pair, "__dict__", {}).values() if isinstance(value, nn.Module)]
+
+
 @contextmanager
-def evaluating(*programs: Program) -> Iterator[None]:
+def evaluating(*programs: Any) -> Iterator[None]:
     """In `eval()` mode inside (dropout off, KL weight 1), in the mode it was in afterwards."""
-    modules = {id(m): m for m in map(owner, programs) if isinstance(m, nn.Module)}.values()
+    modules = {id(m): m for program in programs for m in modules_of(owner(program))}.values()
     modes = [(m, m.training) for top in modules for m in top.modules()]
     try:
         for module in modules:
@@ -93,8 +101,8 @@ def trace_pair(
     num_images = len(x)
     broadcasts = num_particles > 1 and bool(getattr(owner(model), "broadcasts", False))
     if broadcasts:
-        model = pyro.plate("particles", num_particles, dim=-2)(model)
-        guide = pyro.plate("particles", num_particles, dim=-2)(guide)
+        model = pyro.plate(PARTICLES, num_particles, dim=-2)(model)
+        guide = pyro.plate(PARTICLES, num_particles, dim=-2)(guide)
     elif num_particles > 1:
         x = x.repeat(num_particles, *[1] * (x.dim() - 1))
     guide_trace = poutine.trace(guide).get_trace(x)
@@ -103,11 +111,12 @@ def trace_pair(
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
     guide_nodes, model_nodes = sample_sites(guide_trace), sample_sites(model_trace)
     check_same_latents(model_nodes, guide_nodes)
+    plate = image_plate([*guide_nodes.values(), *model_nodes.values()], model, x)
     reducers = {}
     for name, node in [*guide_nodes.items(), *model_nodes.items()]:
         if not training:
             check_density(name, node)
-        reducers[name] = site_reducer(name, node, len(x), num_particles, num_images, broadcasts)
+        reducers[name] = site_reducer(name, node, plate, num_particles, num_images)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
     order = {name: position for position, name in enumerate(guide_nodes)}
@@ -135,10 +144,11 @@ def score(program: Program, x: Shaped[Tensor, "b *shape"], values: dict[str, Ten
     """
     trace = poutine.trace(poutine.condition(program, data=values)).get_trace(x)
     trace.compute_log_prob()
-    scores = {}
-    for name, node in sample_sites(trace).items():
+    scores, nodes = {}, sample_sites(trace)
+    plate = image_plate(list(nodes.values()), program, x)
+    for name, node in nodes.items():
         check_density(name, node)
-        scores[name] = site_reducer(name, node, len(x), 1, len(x), False)(node["log_prob"])[0]
+        scores[name] = site_reducer(name, node, plate, 1, len(x))(node["log_prob"])[0]
     return scores
 
 
@@ -178,28 +188,42 @@ def check_density(name: str, node: dict[str, Any]) -> None:
         )
 
 
+def image_plate(nodes: list[dict[str, Any]], model: Program, x: Tensor) -> str | None:
+    """The name of the plate over images: the one around all sites whose size is that of the batch.
+
+    Where another has that size by chance, a batch of another size tells them apart. None without one.
+    """
+    found = [{f.name for f in n["cond_indep_stack"] if f.vectorized and f.size == len(x)} for n in nodes]
+    names = set.intersection(*found) - {PARTICLES} if found else set()
+    if len(names) > 1:
+        other = x[:1] if len(x) > 1 else x.repeat(2, *[1] * (x.dim() - 1))
+        with torch.random.fork_rng(), torch.no_grad():
+            again = sample_sites(poutine.trace(model).get_trace(other)).values()
+        names &= {f.name for n in again for f in n["cond_indep_stack"] if f.vectorized and f.size == len(other)}
+    return min(names, default=None)
+
+
 def site_reducer(
-    name: str, node: dict[str, Any], plate_size: int, num_particles: int, num_images: int, broadcasts: bool
+    name: str, node: dict[str, Any], plate: str | None, num_particles: int, num_images: int
 ) -> Callable[[Tensor], Tensor]:
     """How to sum a tensor of the site's batch shape over all but particles and images."""
-    fn, frames = node["fn"], [f for f in node["cond_indep_stack"] if f.vectorized and f.size == plate_size]
-    if not frames or len(fn.batch_shape) < -frames[0].dim:
+    fn, dims = node["fn"], {f.name: f.dim for f in node["cond_indep_stack"] if f.vectorized}
+    if plate is None or plate not in dims or len(fn.batch_shape) < -dims[plate]:
         raise UserError(
             f"site {name!r}: the log-probability has shape {tuple(fn.batch_shape)}, expected one number for "
             f"each of the {num_images} images: sample it inside `with pyro.plate('images', len(x))`"
         )
-    plates = {f.dim for f in node["cond_indep_stack"] if f.vectorized}
-    if extra := [d for d in range(-len(fn.batch_shape), 0) if d not in plates and fn.batch_shape[d] != 1]:
+    shape = range(-len(fn.batch_shape), 0)
+    if extra := [d for d in shape if d not in dims.values() and fn.batch_shape[d] != 1]:
         raise UserError(
             f"site {name!r}: batch shape {tuple(fn.batch_shape)} came, expected {(num_images,)}, one entry per "
             f"image: declare the other {len(extra)} as one event with .to_event({len(extra)})"
         )
-    image_dim = frames[0].dim
-    keep = {image_dim, -2} if broadcasts else {image_dim}
+    keep = {dims[plate], dims.get(PARTICLES)}
 
     def reduce(log_prob: Tensor) -> Tensor:
         log_prob = log_prob.expand(fn.batch_shape)
-        others = [d for d in range(-log_prob.dim(), 0) if d not in keep]
+        others = [d for d in shape if d not in keep]
         total = log_prob.sum(others) if others else log_prob
         return total.reshape(num_particles, num_images)
 

@@ -16,7 +16,9 @@ from probgen.errors import UserError
 from probgen.inference.batches import BatchOrder, Images
 from probgen.inference.objective import StepTerms, first_bad_site, step_objective
 from probgen.inference.randomness import random_state, set_random_state
-from probgen.inference.traces import as_real
+from probgen.inference.traces import as_real, modules_of
+
+LOOSE = "pyro.param:"  # prefix of parameters outside any module
 
 
 class TrainingError(UserError):
@@ -59,9 +61,9 @@ def trainable_parameters(pair: Any, x: Tensor) -> list[Tensor]:
 
     An object that is no `nn.Module` is searched for modules among its attributes.
     """
-    modules = [pair] if isinstance(pair, nn.Module) else [v for v in vars(pair).values() if isinstance(v, nn.Module)]
-    found = [p for module in modules for p in module.parameters()]
-    with torch.random.fork_rng(), torch.no_grad(), poutine.trace(param_only=True) as capture:
+    found = [p for module in modules_of(pair) for p in module.parameters()]
+    silent = pyro.validation_enabled(False)  # a loss that is no number is told by the step that meets it
+    with torch.random.fork_rng(), torch.no_grad(), silent, poutine.trace(param_only=True) as capture:
         poutine.replay(pair.model, trace=poutine.trace(pair.guide).get_trace(x))(x)
     found += [node["value"].unconstrained() for node in capture.trace.nodes.values()]
     unique = list({id(p): p for p in found}.values())
@@ -131,7 +133,7 @@ class Trainer:
         """Weights, optimizer, average, random state, step: the next step is a function of these alone."""
         return {
             "steps_done": self.steps_done,
-            "pair": self.pair.state_dict(),
+            "pair": self.weights(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
             "random": random_state(),
@@ -140,10 +142,30 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.steps_done = state["steps_done"]
-        self.pair.load_state_dict(state["pair"])
+        self.load_weights(state["pair"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = [p.to(self.device) for p in state["average"]]
         set_random_state(state["random"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all parameters and buffers; a module's under their own names."""
+        modules = {"" if m is self.pair else f"{i}.": m for i, m in enumerate(modules_of(self.pair))}
+        named = {prefix + k: v for prefix, module in modules.items() for k, v in module.state_dict().items()}
+        return {k: v.detach().clone() for k, v in (named | self.loose_parameters()).items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Put a copy made by `weights` back."""
+        for i, module in enumerate(modules_of(self.pair)):
+            prefix = "" if module is self.pair else f"{i}."
+            own = {k: weights[prefix + k] for k in module.state_dict()} if prefix else weights
+            module.load_state_dict({k: v for k, v in own.items() if not k.startswith(LOOSE)})
+        for name, parameter in self.loose_parameters().items():
+            parameter.data.copy_(weights[name])
+
+    def loose_parameters(self) -> dict[str, Tensor]:
+        """Parameters that belong to no module: made by the programs with `pyro.param`."""
+        owned = {id(p) for module in modules_of(self.pair) for p in module.parameters()}
+        return {f"{LOOSE}{i}": p for i, p in enumerate(self.parameters) if id(p) not in owned}
 
     def swap_average(self) -> None:
         """Exchange the weights with their average; a second call undoes it. Nothing without `ema`."""
@@ -153,5 +175,6 @@ class Trainer:
 
 def set_mode(pair: Any, *, training: bool) -> None:
     """Training or evaluation mode, for pairs that have one."""
-    if isinstance(pair, nn.Module) and pair.training is not training:
-        pair.train(training)
+    for module in modules_of(pair):
+        if module.training is not training:
+            module.train(training)

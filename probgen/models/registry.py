@@ -97,10 +97,8 @@ def class_from_file(name: str) -> type:
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        line = next(
-            (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)),
-            0,
-        )
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = next((f.lineno for f in frames if Path(f.filename) == path.resolve()), 0)
         raise UserError(f"{filename}, line {line}: {type(error).__name__}: {first_line(error)}") from error
     return pair_class(module, filename, class_name)
 
@@ -125,7 +123,11 @@ def first_line(error: Exception) -> str:
 
 def options_of(cls: type) -> list[Option]:
     """The options of a model class, in the order of its constructor."""
-    parameters = inspect.signature(cls).parameters.values()
+    try:
+        signature = inspect.signature(cls, eval_str=True)  # also after `from __future__ import annotations`
+    except NameError as error:
+        raise UserError(f"{cls.__name__}: an annotation of its constructor cannot be read: {error}") from error
+    parameters = signature.parameters.values()
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [
         Option(p.name, p.annotation, p.default) for p in parameters if p.kind in kinds and p.name not in DATA_PARAMETERS

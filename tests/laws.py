@@ -1,0 +1,99 @@
+"""What densities, bounds and estimates must obey: each law raises AssertionError, and each is seen to reject a twin."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from oracles import array
+from scipy import stats
+from torch import Tensor
+
+
+def check_sums_to_one(log_prob: Callable[[Tensor], Tensor], levels: int, tolerance: float = 1e-9) -> None:
+    """Σ_x P(x) = 1 over the levels."""
+    total = log_prob(torch.arange(levels, dtype=torch.float64)).exp().sum(0)
+    assert (total - 1).abs().max() < tolerance, f"the masses sum to {total.tolist()}"
+
+
+def check_sampler(draws: ArrayLike | Tensor, masses: ArrayLike, smallest_p: float = 1e-4) -> None:
+    """The frequencies of whole-number draws fit the masses of 0, 1, 2, …, by the chi-square test."""
+    draws, masses = array(draws).ravel().astype(int), array(masses)
+    assert draws.min() >= 0, "a draw below the lowest level"
+    assert draws.max() < len(masses), "a draw above the highest level"
+    expected, counts = masses * len(draws), np.bincount(draws, minlength=len(masses))
+    rare = expected < 5  # these are one class: the chi-square approximation wants 5 or more in each
+    if rare.any():
+        expected = np.append(expected[~rare], expected[rare].sum())
+        counts = np.append(counts[~rare], counts[rare].sum())
+    if expected[-1] < 1e-6:
+        assert counts[-1] == 0, "draws of levels that have no mass"
+        expected, counts = expected[:-1], counts[:-1]
+    p = stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue if len(counts) > 1 else 1.0
+    assert p > smallest_p, f"frequencies {counts / len(draws)} came, masses {expected / len(draws)} expected, p = {p}"
+
+
+def check_equal(came: ArrayLike | Tensor, expected: ArrayLike | Tensor, tolerance: float = 1e-9) -> None:
+    """Two exact numbers are one, up to rounding, absolute and relative."""
+    np.testing.assert_allclose(array(came), array(expected), rtol=tolerance, atol=tolerance)
+
+
+def check_estimate(
+    draws: ArrayLike | Tensor, exact: ArrayLike, *, largest_error: float, num_errors: float = 4.5
+) -> None:
+    """The mean of independent draws (first axis) lies within a few standard errors of the exact answer.
+
+    largest_error: the standard error may not exceed it, or the test would pass for anything.
+    """
+    draws = array(draws)
+    error = draws.std(0, ddof=1) / np.sqrt(len(draws))
+    assert np.max(error) <= largest_error, f"standard error {np.max(error):.2g}: no power, draw more"
+    off = np.abs(draws.mean(0) - array(exact)) / np.maximum(error, 1e-12)
+    assert np.max(off) < num_errors, f"{np.max(off):.1f} standard errors away: {draws.mean(0)} for {array(exact)}"
+
+
+def check_rises(bounds: list[ArrayLike | Tensor], log_evidence: ArrayLike, num_errors: float = 4.5) -> None:
+    """Of tighter and tighter bounds (draws on the first axis) each mean is above the last, none above the evidence.
+
+    In between, a rise must show, by more than the error; over the evidence, nothing may by more than it.
+    """
+    means = [array(b).mean(0).mean() for b in bounds]
+    errors = [array(b).mean(-1).std(ddof=1) / np.sqrt(len(array(b))) for b in bounds]
+    for low, high, e, f in zip(means, means[1:], errors, errors[1:], strict=False):
+        assert high - low > num_errors * np.hypot(e, f), f"a bound that should rise went from {low} to {high}"
+    top = array(log_evidence).mean()
+    assert means[-1] < top + num_errors * errors[-1], f"a lower bound of {means[-1]} on {top}"
+
+
+def check_per_image(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """One number per image that depends on that image alone."""
+    order = torch.arange(len(x)).flip(0)
+    check_equal(function(x[order]), function(x)[order])
+    check_equal(function(x[:2]), function(x)[:2])
+
+
+def check_coverage(values: ArrayLike, errors: ArrayLike, truth: float) -> None:
+    """About 95 of 100 intervals of 1.96 standard errors hold the truth."""
+    share = float(np.mean(np.abs(array(values) - truth) < 1.96 * array(errors)))
+    assert 0.90 <= share <= 0.98, f"{share:.1%} of the intervals cover"
+
+
+def check_maximum(log_likelihood: Callable[[], float], parameters: list[Tensor], size: float = 1e-2) -> None:
+    """Random steps away from the parameters lower the log-likelihood."""
+    top = log_likelihood()
+    for _ in range(20):
+        steps = [size * torch.randn_like(p) for p in parameters]
+        torch._foreach_add_([p.data for p in parameters], steps)
+        assert log_likelihood() < top + 1e-12, "a step away from the maximum raised the likelihood"
+        torch._foreach_sub_([p.data for p in parameters], steps)
+
+
+def check_batch_order(rows: Callable[[int], Tensor], num_images: int, batch_size: int) -> None:
+    """Full batches, each epoch all images once, and nothing remembered between calls."""
+    steps = 4 * num_images
+    batches = [rows(step) for step in range(steps)]
+    assert all(len(batch) == batch_size for batch in batches), "a batch is not full"
+    for epoch in torch.cat(batches).split(num_images)[: steps * batch_size // num_images]:
+        assert sorted(epoch.tolist()) == list(range(num_images)), "an epoch misses an image"
+    for step in (steps - 1, 0, steps // 2):
+        assert rows(step).tolist() == batches[step].tolist(), "the rows of a step changed"

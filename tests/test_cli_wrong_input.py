@@ -1,0 +1,572 @@
+"""Whatever is wrong with what the user typed or handed in: exit code 2, and one line that says what and why."""
+
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+from helpers import SMALL, content, copy_of, refused, trained
+from PIL import Image
+
+VAE = ("train", "vae", "--data", "digits", "--steps", 2, "--batch-size", 32)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Each test in an empty directory of its own, where nothing may be left behind by a refusal."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- the words of `probgen train`
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--set", "latent_dim=abc"), ("latent_dim", "'abc'", "int")),
+        (("--set", "latent_dim=-1"), ("latent_dim", "'-1'", "greater than or equal to 1")),
+        (("--set", "latent_dim=0"), ("latent_dim", "'0'", "greater than or equal to 1")),
+        (("--set", "latent_dim=1.5"), ("latent_dim", "'1.5'", "int")),
+        (("--set", "latent_dim="), ("latent_dim", "''", "int")),
+        (("--set", "beta=nan"), ("beta", "'nan'", "finite")),
+        (("--set", "beta=inf"), ("beta", "'inf'", "finite")),
+        (("--set", "beta=0"), ("beta", "greater than 0")),
+        (("--set", "hidden="), "hidden"),
+        (("--set", "hidden=16,x"), ("hidden", "x", "int")),
+        (("--set", "hidden=0"), ("hidden", "greater than or equal to 1")),
+        (("--set", "network=foo"), ("network", "foo", "mlp", "conv")),
+        (("--set", "likelihood=foo"), ("likelihood", "foo", "bernoulli")),
+        (("--set", "likelihood=bernoulli"), ("bernoulli", "17 grey levels", "--binarize dynamic")),
+        (("--set", "latnt_dim=2"), ("latnt_dim", "did you mean 'latent_dim'")),
+        (("--set", "x"), ("--set x", "OPTION=VALUE")),
+        (("--set", "=1"), ("--set =1", "OPTION=VALUE")),
+        (("--set", ""), "OPTION=VALUE"),
+        (("--set", "beta=1", "--set", "beta=2"), ("beta", "twice")),
+        (("--set", "latent-dim=1", "--set", "latent_dim=2"), ("latent_dim", "twice")),
+        (("--set", "latent-dim=1", "--set", "latent-dim=2"), ("latent", "twice")),
+        (("--steps", 0), ("steps", "0", "greater than or equal to 1")),
+        (("--steps", "abc"), ("--steps", "integer")),
+        (("--steps", 10**13), ("steps", "less than")),
+        (("--steps", 10**30), "steps"),
+        (("--lr", "nan"), ("lr", "nan", "finite")),
+        (("--lr", "inf"), ("lr", "inf", "finite")),
+        (("--lr", 0), ("lr", "greater than 0")),
+        (("--lr", -1), ("lr", "-1", "greater than 0")),
+        (("--batch-size", 0), ("batch_size", "0", "greater than or equal to 1")),
+        (("--batch-size", -5), ("batch_size", "-5")),
+        (("--seed", -1), ("seed", "-1")),
+        (("--seed", 2**32), ("seed", "less than")),
+        (("--ema", 1), ("ema", "less than 1")),
+        (("--patience", 0), ("patience", "greater than or equal to 1")),
+        (("--clip-norm", 0), ("clip_norm", "greater than 0")),
+        (("--lr-warmup", -1), ("lr_warmup", "-1")),
+        (("--schedule", "foo"), ("schedule", "'foo'", "cosine")),
+        (("--binarize", "foo"), ("binarization", "'foo'", "dynamic")),
+        (("--device", "foo"), ("device 'foo'", "auto, cpu or cuda")),
+        (("--device", "meta"), ("device 'meta'", "auto, cpu or cuda")),
+        (("--device", ""), ("device ''", "auto, cpu or cuda")),
+        (("--device", "cuda:99"), ("cuda:99", "--device cpu")),
+        (("--epochs", 3), ("--epochs", "--steps", "one of them")),
+        (("--resume", "--overwrite"), ("--resume", "--overwrite", "one of them")),
+        (("--resume",), ("run", "does not exist")),
+        (("--data", "digts"), ("'digts'", "did you mean digits")),
+        (("--data", ""), "unknown data set"),
+        (("--data", "digits:5"), "fixed size"),
+        (("--data", "ring:0"), ("ring:0", "above 0")),
+        (("--data", "ring:abc"), ("abc", "ring:5000")),
+        (("--data", "ring:300", "--binarize", "static"), ("ring:300", "no grey levels")),
+        (("--data", "ring:300", "--set", "likelihood=bernoulli"), ("bernoulli", "likelihood=gaussian")),
+        (("--data", "ring:300", "--set", "network=conv"), ("conv", "network=mlp")),
+        (("--data", "missing.npz"), ("missing.npz", "does not exist")),
+        (("--config", "missing.toml"), ("missing.toml", "No such file")),
+        (("--config", "."), "cannot read"),
+    ],
+)
+def test_train_refuses(args, says, elsewhere):
+    refused(*VAE, "--out", "run", *args, says=says)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("epochs", [-1, 0, "nan", "inf", "1e308", "1e300"])
+def test_train_refuses_epochs(epochs, elsewhere, monkeypatch):
+    import probgen.commands.train as commands
+
+    def climb(*_args, **_options):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(commands, "climb", climb)
+    refused("train", "vae", "--data", "digits", "--epochs", epochs, "--out", "run", says="epochs")
+
+
+def test_train_refuses_a_model_that_is_none():
+    refused("train", says=("no model", "probgen models"))
+    refused("train", "vea", says=("'vea'", "did you mean 'vae'"))
+    refused("train", "evil", says=("'evil'", "FILE.py:CLASS"))
+    refused("train", "missing.py:MyVAE", says=("no file", "missing.py"))
+    refused("train", "", says="no model")
+
+
+def test_options_that_do_not_go_together():
+    refused("train", "ppca", "--set", "latent_dim=64", "--out", "run", says=("latent_dim=64", "64 numbers"))
+    args = ("--set", "shrinkage=0.1", "--set", "estimator=svi")
+    refused("train", "gaussian", *args, "--out", "run", says=("shrinkage", "estimator"))
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()")
+@pytest.mark.parametrize("command", [VAE, ("evaluate", "RUN"), ("sample", "RUN", "--out", "x.png")])
+def test_a_gpu_that_is_not_here(command):
+    command = [trained("vae") if word == "RUN" else word for word in command]
+    refused(*command, "--device", "cuda", says=("'cuda' is not here", "--device cpu"))
+
+
+# --- --config
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("c.toml", "steps = ", ("c.toml", ".toml")),
+        ("c.json", '{"steps": 1', ("c.json", ".json")),
+        ("c.json", "[1]", ("list", "names and values")),
+        ("c.toml", "stepz = 3", ("'stepz'", "steps")),
+        ("c.toml", "options = 3", ("options", "3", "table")),
+        ("c.toml", 'steps = "abc"', ("steps", "abc")),
+        ("c.toml", "lr = [1]", "lr"),
+        ("c.toml", "[options]\nlatent_dim = -1", ("latent_dim", "-1")),
+        ("c.toml", "[options]\nlatnt_dim = 1", "latnt_dim"),
+        ("c.toml", "model = 3", "model"),
+        ("c.toml", "data = 3", "data"),
+        ("c.toml", "data_dir = 3", "data_dir"),
+        ("c.toml", "device = [1]", "device"),
+        ("c.toml", "binarize = 3", "binariz"),
+        ("c.toml", "seed = 1.5", "seed"),
+    ],
+)
+def test_a_configuration_file_that_is_none(name, text, says, elsewhere):
+    (elsewhere / name).write_text(text)
+    model = () if text.startswith("model") else ("vae",)
+    refused("train", *model, "--config", name, "--out", "run", says=says)
+    assert [file.name for file in elsewhere.iterdir()] == [name]
+
+
+def test_a_configuration_file_of_bytes(elsewhere):
+    (elsewhere / "c.toml").write_bytes(b"\xff\xfe\x00")
+    refused("train", "vae", "--config", "c.toml", says="c.toml")
+
+
+# --- the words of the other commands
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--num", 0), ("--num 0", "1 to")),
+        (("--num", -3), ("--num -3", "1 to")),
+        (("--num", 10**12), ("--num 1000000000000", "1 to")),
+        (("--num", 10**40), "--num"),
+        (("--num", "abc"), ("--num", "integer")),
+        (("--temperature", -1), ("--temperature -1", "above 0")),
+        (("--temperature", 0), ("--temperature 0", "above 0")),
+        (("--temperature", "nan"), ("--temperature nan", "above 0")),
+        (("--temperature", "inf"), ("--temperature inf", "above 0")),
+        (("--temperature", "warm"), ("--temperature", "number")),
+        (("--seed", -1), "--seed"),
+        (("--seed", 2**32), "--seed"),
+        (("--device", "foo"), ("device 'foo'", "auto, cpu or cuda")),
+        (("--model", "ppca"), ("ppca", "vae")),
+    ],
+)
+def test_sample_refuses(args, says, elsewhere):
+    refused("sample", trained("vae"), "--out", "x.png", *args, says=says)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_mean_needs_a_code():
+    refused("sample", trained("gaussian"), "--mean", "--out", "x.png", says="no latent")
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("x.jpg", ("x.jpg", ".png")),
+        ("x", ".png"),
+        ("", ".png"),
+        (".png", ".png"),
+        ("missing/x.png", ("no directory", "missing")),
+        ("file/x.png", ("file", "directory")),
+        ("folder.png", ("folder.png", "directory")),
+        ("/proc/x.png", ("cannot write", "/proc/x.png")),
+        ("n" * 300 + ".png", "too long"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sample", "reconstruct", "traverse"])
+def test_places_that_cannot_be_written(command, out, says, elsewhere):
+    (elsewhere / "file").write_text("mine")
+    (elsewhere / "folder.png").mkdir()
+    refused(command, trained("vae"), "--out", out, says=says)
+    assert sorted(file.name for file in elsewhere.iterdir()) == ["file", "folder.png"]
+    assert (elsewhere / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "traverse"])
+def test_only_samples_can_be_arrays(command):
+    refused(command, trained("vae"), "--out", "x.npz", says=("x.npz", ".png"))
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "says"),
+    [
+        ("reconstruct", ("--num", 0), ("--num 0", "1 to")),
+        ("reconstruct", ("--split", "foo"), ("'foo'", "train, valid or test")),
+        ("traverse", ("--num", 0), ("--num 0", "1 to")),
+        ("traverse", ("--between", 0, 360), ("--between 0 360", "0 to 359")),
+        ("traverse", ("--between", -1, 3), ("--between -1 3", "0 to 359")),
+        ("traverse", ("--between", "a", "b"), ("--between", "integer")),
+    ],
+)
+def test_pictures_refuse(command, args, says, elsewhere):
+    refused(command, trained("vae"), "--out", "x.png", *args, says=says)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["evaluate", "elbo"])
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--split", "foo"), ("'foo'", "train, valid or test")),
+        (("--split", ""), "train, valid or test"),
+        (("--particles", 0), ("--particles 0", "1 to")),
+        (("--particles", -1), ("--particles -1", "1 to")),
+        (("--particles", 10**12), ("--particles", "1 to")),
+        (("--particles", "abc"), ("--particles", "integer")),
+        (("--num", 0), ("--num 0", "1 to")),
+        (("--num", -3), ("--num -3", "1 to")),
+        (("--num", 10**12), ("--num", "1 to")),
+        (("--seed", -1), "--seed"),
+        (("--data-dir", "/nonexistent"), ()),
+    ],
+)
+def test_numbers_refuse(command, args, says):
+    if args[0] == "--data-dir":  # digits need none
+        from helpers import ok
+
+        ok(command, trained("vae"), *args, "--num", 3)
+    else:
+        refused(command, trained("vae"), *args, says=says)
+
+
+def test_an_image_that_is_not_there():
+    refused("elbo", trained("vae"), "--index", 360, says=("--index 360", "0 to 359"))
+    refused("elbo", trained("vae"), "--index", -1, says=("--index -1", "0 to 359"))
+
+
+# --- data files
+
+
+def write_npz(**arrays):
+    np.savez("x.npz", **arrays)
+
+
+GREY = np.random.RandomState(0).randint(0, 256, (30, 4, 5)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"pixels": GREY}, ("pixels", "`images`")),
+        ({"images": GREY[0]}, ("(4, 5)", "n h w")),
+        ({"images": GREY[:, None, None]}, ("(30, 1, 1, 4, 5)", "n h w")),
+        ({"images": GREY.reshape(30, 2, 5, 2)}, ("(30, 2, 5, 2)", "channels")),
+        ({"images": GREY[:0]}, "no image"),
+        ({"images": GREY[:2]}, ("2 images", "at least 3")),
+        ({"images": GREY[:, :0]}, "without a pixel"),
+        ({"images": np.full((30, 4, 5), np.nan)}, "NaN"),
+        ({"images": GREY / 255}, ("fractions", "multiply by 255")),
+        ({"images": GREY - 300.0}, "expected integers 0 … 255"),
+        ({"images": np.array([["a", "b"]] * 30)}, "expected numbers"),
+        ({"images": GREY * 1j}, "expected numbers"),
+        ({"images": np.array([{}] * 30, dtype=object)}, ("pickled", "never unpickled")),
+        ({"images": GREY, "levels": np.array(5)}, "5 levels"),
+        ({"images": GREY, "labels": np.arange(3)}, "labels"),
+    ],
+)
+def test_arrays_that_are_no_images(arrays, says, elsewhere):
+    write_npz(**arrays)
+    refused(
+        "train",
+        "gaussian",
+        "--data",
+        "x.npz",
+        "--out",
+        "run",
+        says=("x.npz", *([says] if isinstance(says, str) else says)),
+    )
+    assert not (elsewhere / "run").exists()
+
+
+def test_a_file_that_is_no_npz(elsewhere):
+    write_npz(images=GREY)
+    whole = (elsewhere / "x.npz").read_bytes()
+    for data, says in (
+        (b"", "empty"),
+        (whole[:200], "truncated"),
+        (whole[:-30], "truncated"),
+        (b"hello", "not a .npz"),
+    ):
+        (elsewhere / "x.npz").write_bytes(data)
+        refused("train", "gaussian", "--data", "x.npz", "--out", "run", says=("x.npz", says))
+
+
+def test_a_folder_without_pictures_and_one_that_is_broken(elsewhere):
+    (elsewhere / "folder").mkdir()
+    refused("train", "gaussian", "--data", "folder", "--out", "run", says=("folder", "no picture"))
+    for i in range(4):
+        Image.fromarray(GREY[i]).save(elsewhere / "folder" / f"{i}.png")
+    (elsewhere / "folder" / "2.png").write_bytes(b"not a picture")
+    refused("train", "gaussian", "--data", "folder", "--out", "run", says=("2.png", "broken"))
+
+
+def test_data_that_have_changed_since(elsewhere):
+    write_npz(images=GREY)
+    from helpers import ok
+
+    ok("train", "vae", "--data", "x.npz", *SMALL, "--out", "run", "--quiet")
+    write_npz(images=GREY[:, :3])
+    for command in (("evaluate", "run"), ("train", "--resume", "--out", "run")):
+        refused(*command, says=("(1, 3, 5)", "(1, 4, 5)", "changed"))
+    (elsewhere / "x.npz").unlink()
+    refused("evaluate", "run", says=("x.npz", "does not exist"))
+
+
+# --- run directories
+
+ALL = [("info",), ("evaluate",), ("sample", "--out", "x.png"), ("elbo",)]
+
+
+def on_run(command, run):
+    return (command[0], run, *command[1:])
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_what_is_no_run(command, elsewhere):
+    (elsewhere / "folder").mkdir()
+    (elsewhere / "file").write_text("")
+    refused(*on_run(command, "missing"), says=("missing", "does not exist"))
+    refused(*on_run(command, "folder"), says=("folder", "config.json"))
+    refused(*on_run(command, "file"), says="file")
+
+
+def test_a_file_is_not_said_to_be_missing(elsewhere):
+    (elsewhere / "file").write_text("")
+    assert "does not exist" not in refused("info", "file")
+
+
+def spoilt_config(place, **fields):
+    run = copy_of("vae", place)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, **fields}))
+    return run
+
+
+@pytest.mark.parametrize("command", ["info", "resume"])
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"steps": "x"}, "steps"),
+        ({"steps": -1}, "steps"),
+        ({"lr": None}, "lr"),
+        ({"foo": 1}, "foo"),
+        ({"format": 2}, "format"),
+        ({"options": 5}, "options"),
+        ({"image_shape": []}, "image_shape"),
+        ({"model": "nope"}, "'nope'"),
+        ({"model": 5}, "model"),
+        ({"options": {"latent_dim": "x"}}, "latent_dim"),
+        ({"options": {"foo": 1}}, "foo"),
+        ({"options": {"latent_dim": 2, "hidden": [16]}}, ()),
+        ({"image_shape": [1, 9, 9]}, "(1, 9, 9)"),
+    ],
+)  # fmt: skip
+def test_a_configuration_with_wrong_values(command, fields, says, elsewhere):
+    run = spoilt_config(elsewhere, **fields)
+    before = content(run)
+    if fields == {"image_shape": [1, 9, 9]} and command == "info":
+        says = "do not fit"
+    refused(*(("info", run) if command == "info" else ("train", "--out", run, "--resume")), says=says)
+    assert all(content(run)[name] == before[name] for name in before if name != "config.json")
+
+
+@pytest.mark.parametrize("data", [b"", b'{"model": "vae"', b"[]", b"3", b"\xff\xfe", b"null"])
+def test_a_configuration_that_is_damaged(data, elsewhere):
+    run = copy_of("vae", elsewhere)
+    (run / "config.json").write_bytes(data)
+    for command in (("info", run), ("train", "--out", run, "--resume")):
+        refused(*command, says=("config.json", "damaged"))
+
+
+EVIL = """
+import pathlib
+pathlib.Path("EVIL").write_text("")
+class X:
+    def model(self, x): pass
+    def guide(self, x): pass
+"""
+
+
+@pytest.mark.parametrize("model", ["evil.py", "evil.py:X", "./evil.py:X", "evil", "evil:X"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *ALL,
+        ("traverse", "--out", "x.png"),
+        ("train", "--resume", "--out"),
+        ("train", "--set", "a=1", "--resume", "--out"),
+    ],
+)
+def test_a_run_directory_executes_nothing_by_itself(model, command, elsewhere):
+    """A stranger's run whose configuration names a file that lies here."""
+    (elsewhere / "evil.py").write_text(EVIL)
+    run = spoilt_config(elsewhere, model=model, options={})
+    command = (*command, run) if command[0] == "train" else on_run(command, run)
+    line = refused(*command)
+    assert not (elsewhere / "EVIL").exists()
+    if ".py" in model and command[0] != "train":
+        assert f"--model {model}" in line
+
+
+def test_a_configuration_that_asks_for_terabytes(elsewhere):
+    options = {"latent_dim": 100_000, "hidden": [100_000, 100_000]}
+    for fields in ({"options": options}, {"image_shape": [3, 100_000, 100_000]}):
+        refused("info", spoilt_config(elsewhere, **fields), says="do not fit")
+        __import__("shutil").rmtree(elsewhere / "run")
+
+
+@pytest.mark.parametrize("command", ALL)
+@pytest.mark.parametrize("damage", ["empty", "truncated", "header", "random", "other", "nan", "missing", "directory"])
+def test_weights_that_are_damaged(damage, command, elsewhere):
+    run = copy_of("vae", elsewhere)
+    spoil_weights(run / "weights.safetensors", damage)
+    says = {"other": "do not fit", "nan": "nan", "missing": "no weights", "directory": "weights"}.get(damage, "damaged")
+    refused(*on_run(command, run), says=says)
+
+
+def spoil_weights(file, damage):
+    from safetensors.torch import load_file, save_file
+
+    whole = file.read_bytes()
+    if damage in ("missing", "directory"):
+        file.unlink()
+        if damage == "directory":
+            file.mkdir()
+    elif damage == "nan":
+        weights = load_file(file)
+        next(iter(weights.values()))[0] = float("nan")
+        save_file(weights, file)
+    else:
+        file.write_bytes(
+            {
+                "empty": b"",
+                "truncated": whole[:-50],
+                "header": whole[:20],
+                "random": np.random.RandomState(0).bytes(3000),
+                "other": (trained("vae-2") / "weights.safetensors").read_bytes(),
+            }[damage]
+        )
+
+
+class Bomb:
+    """Unpickled, it would leave a file behind."""
+
+    def __reduce__(self):
+        return (open, ("EXPLODED", "w"))
+
+
+def as_checkpoint(state):
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("bomb", ["pickle", "torch", "nested"])
+def test_a_checkpoint_executes_nothing(bomb, elsewhere):
+    run = copy_of("vae", elsewhere)
+    state = {"trainer": {"steps_done": Bomb()}} if bomb == "nested" else Bomb()
+    (run / "checkpoint.pt").write_bytes(pickle.dumps(Bomb()) if bomb == "pickle" else as_checkpoint(state))
+    refused("train", "--out", run, "--resume", says=("checkpoint.pt", "refused"))
+    assert not (elsewhere / "EXPLODED").exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "random", "other", "list", "key", "directory"])
+def test_a_checkpoint_that_is_damaged(damage, elsewhere):
+    run = copy_of("vae", elsewhere)
+    file = run / "checkpoint.pt"
+    whole = file.read_bytes()
+    before = (run / "weights.safetensors").read_bytes()
+    if damage == "directory":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(
+            {
+                "empty": b"",
+                "truncated": whole[:-100],
+                "random": np.random.RandomState(0).bytes(3000),
+                "other": (trained("vae-2") / "checkpoint.pt").read_bytes(),
+                "list": as_checkpoint([1, 2]),
+                "key": as_checkpoint({"trainer": {}}),
+            }[damage]
+        )
+    refused("train", "--out", run, "--resume", says="checkpoint.pt")
+    assert (run / "weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps_done": "abc"}, {"steps_done": 1.5}, {"steps_done": -5}, {"steps_done": 10**9}, {"random": 5},
+        {"average": 5}, {"optimizer": {}}, {"pair": {}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_with_wrong_values(change, elsewhere):
+    import torch
+
+    run = copy_of("vae", elsewhere)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["trainer"].update(change)
+    (run / "checkpoint.pt").write_bytes(as_checkpoint(state))
+    refused("train", "--out", run, "--resume", says="checkpoint.pt")
+
+
+def test_a_checkpoint_whose_moments_have_another_shape(elsewhere, monkeypatch):
+    """Adam's fused kernel does not look at shapes: it would write outside of the tensors."""
+    import torch
+
+    import probgen.inference.trainer as trainer
+
+    def step(*_args):
+        raise AssertionError("a step was taken")
+
+    run = copy_of("vae", elsewhere)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["trainer"]["steps_done"] = 1
+    state["trainer"]["optimizer"]["state"][0]["exp_avg"] = torch.zeros(2)
+    (run / "checkpoint.pt").write_bytes(as_checkpoint(state))
+    monkeypatch.setattr(trainer.Trainer, "step", step)
+    refused("train", "--out", run, "--resume", says="checkpoint.pt")
+
+
+@pytest.mark.parametrize("data", [b"5\n", b'{"a": 1}\n', b"\xff\xff\n", b'{"step": "x", "split": "train"}\n', b"[]\n"])
+def test_metrics_that_are_damaged_are_no_crash(data, elsewhere):
+    from helpers import probgen
+
+    run = copy_of("vae", elsewhere)
+    (run / "metrics.jsonl").write_bytes(data)
+    for command in (("info", run), ("train", "--out", run, "--resume", "--quiet")):
+        result = probgen(*command)
+        assert result.code in (0, 2)
+        assert len(result.stderr.splitlines()) == (result.code == 2)
