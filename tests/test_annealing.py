@@ -11,6 +11,7 @@ from laws import check_estimate
 from probgen.errors import UserError
 from probgen.inference import ais, bdmc, exact
 from probgen.inference import annealing as annealing_module
+from probgen.inference import hmc as hmc_module
 from probgen.inference.annealing import sigmoidal_schedule
 from probgen.inference.hmc import hmc_transition
 from probgen.models import VAE, Autoencoder, MultivariateGaussian, ProbabilisticPCA
@@ -21,7 +22,7 @@ DIM, LATENT = 5, 2
 @pytest.fixture
 def ppca():
     model = ProbabilisticPCA((DIM,), latent_dim=LATENT).double()
-    model.W.data.normal_()
+    model.W.data.normal_(std=0.7)
     model.log_sigma.data.fill_(math.log(0.5))
     return model
 
@@ -33,37 +34,27 @@ def weights_of_one_image(model, x, count, **options):
 
 
 def check_unbiased(log_ratio):
-    ratio = log_ratio.exp()
-    check_estimate(ratio.mean(), ratio.std() / math.sqrt(len(ratio)), 1.0)
+    check_estimate(log_ratio.exp(), 1.0, largest_error=0.15)
 
 
 def test_ais_is_unbiased_for_the_evidence_itself(ppca):
-    x = torch.randn(1, DIM, dtype=torch.float64)
-    log_ratio = weights_of_one_image(ppca, x, 1500, num_distributions=12, num_leapfrog=4)
+    x = torch.full((1, DIM), 0.3, dtype=torch.float64)
+    log_ratio = weights_of_one_image(ppca, x, 1500, num_distributions=40, num_leapfrog=3)
     assert 0.1 < log_ratio.std() < 2  # short enough to be noisy: the test has power
     check_unbiased(log_ratio)
 
 
 def test_an_hmc_without_its_accept_step_is_rejected(ppca, monkeypatch):
-    def always_accept(log_density, state, step_size, num_leapfrog):
-        def flat(states):  # a constant density accepts every proposal; the trajectory is the true one
-            return log_density(states)
-
-        proposed = [z.clone() for z in state]
-        for _ in range(num_leapfrog):
-            leaves = [z.detach().requires_grad_() for z in proposed]
-            with torch.enable_grad():
-                gradient = torch.autograd.grad(flat(leaves).sum(), leaves)
-            noise = [torch.randn_like(z) for z in proposed]
-            proposed = [
-                z.detach() + 0.5 * (0.4**2) * g + 0.4 * e for z, g, e in zip(leaves, gradient, noise, strict=True)
-            ]
-        return proposed, torch.ones(len(step_size), dtype=torch.bool)
-
-    monkeypatch.setattr(annealing_module, "hmc_transition", always_accept)
+    """The broken twin: every proposal taken, at a step size for which one in three should not be."""
+    sure = lambda ratio: torch.full_like(ratio, 1e-30)  # noqa: E731  its logarithm lies below any log ratio met here
+    monkeypatch.setattr(hmc_module.torch, "rand_like", sure)
     x = torch.randn(1, DIM, dtype=torch.float64)
+    path = annealing_module.AnnealedPath(ppca.model, None, x.repeat(1500, 1))
+    betas, steps = sigmoidal_schedule(40), torch.full((39, 1500), 0.8, dtype=torch.float64)
+    log_weight, acceptance, _ = annealing_module.run_chains(path, path.start(), betas, steps, 3, lambda: None)
+    assert acceptance.mean() < 0.9
     with pytest.raises(AssertionError):
-        check_unbiased(weights_of_one_image(ppca, x, 1500, num_distributions=12, num_leapfrog=4))
+        check_unbiased(log_weight - ppca.log_prob(x).detach())
 
 
 def test_hmc_leaves_its_target_where_it_is():
@@ -71,17 +62,17 @@ def test_hmc_leaves_its_target_where_it_is():
     state = [target.sample((4000,))]
     for _ in range(5):
         state, accepted = hmc_transition(lambda s: target.log_prob(s[0]).sum(1), state, torch.full((4000,), 0.5), 5)
-    assert 0.3 < accepted.double().mean() < 0.99
+    assert 0.3 < accepted.mean() < 0.99
     draws = state[0]
-    check_estimate(draws.mean(0), draws.std(0) / math.sqrt(4000), target.mean)
-    check_estimate(draws.var(0), target.variance * math.sqrt(2 / 4000), target.variance)
+    check_estimate(draws, target.mean, largest_error=0.05)
+    check_estimate((draws - target.mean).square(), target.variance, largest_error=0.2)
 
 
 def test_longer_annealing_closes_in_on_the_evidence_from_below(ppca):
     x = torch.randn(40, DIM, dtype=torch.float64)
     truth = ppca.log_prob(x).detach()
     gaps = []
-    for num_distributions in (5, 20, 80):
+    for num_distributions in (5, 20, 60):
         result = ais(ppca.model, x, num_chains=4, num_distributions=num_distributions, num_leapfrog=4)
         assert result.estimate.kind == "lower bound"
         gaps.append(float((truth - result.estimate.per_image).mean()))
@@ -96,26 +87,26 @@ def test_from_the_exact_posterior_every_chain_gives_the_evidence(ppca):
 
 
 def test_step_sizes_are_tuned_to_the_acceptance_aimed_at(ppca):
-    x = torch.randn(30, DIM, dtype=torch.float64)
-    result = ais(ppca.model, x, num_chains=8, num_distributions=120, num_leapfrog=4)
+    x = torch.randn(20, DIM, dtype=torch.float64)
+    result = ais(ppca.model, x, num_chains=4, num_distributions=60, num_leapfrog=3)
     assert 0.55 < result.acceptance.mean() < 0.85
 
 
 def test_bidirectional_bounds_hold_the_evidence_between_them(ppca):
     like = torch.zeros(1, DIM, dtype=torch.float64)
-    result = bdmc(ppca.model, 100, like, num_chains=4, num_distributions=40, num_leapfrog=4)
+    result = bdmc(ppca.model, 60, like, num_chains=4, num_distributions=60, num_leapfrog=4)
     truth = exact(ppca.log_prob, result.images).per_image
     below, above = truth - result.lower.per_image, result.upper.per_image - truth
     assert (result.lower.kind, result.upper.kind) == ("lower bound", "upper bound")
     for slack in (below, above):
-        assert slack.mean() > -4 * slack.std() / 10
-        assert slack.mean() < 0.5
+        assert slack.mean() > -4 * slack.std() / math.sqrt(60)
+        assert slack.mean() < 0.8
     torch.testing.assert_close(result.gap.per_image, below + above)
 
 
 def test_the_reverse_chain_is_unbiased_for_the_inverse_of_the_evidence(ppca):
     like = torch.zeros(1, DIM, dtype=torch.float64)
-    result = bdmc(ppca.model, 1500, like, num_chains=1, num_distributions=12, num_leapfrog=4)
+    result = bdmc(ppca.model, 1000, like, num_chains=1, num_distributions=40, num_leapfrog=3)
     truth = exact(ppca.log_prob, result.images).per_image
     check_unbiased(truth - result.upper.per_image)
 

@@ -102,7 +102,8 @@ ZOO = [
         [
             "p(x, y, z) = p(z) · p(x | z) · p(y | z, x)",
             "q(z | x, y)",
-            "log p(x, y) = E_q[log p(x | z) + log p(y | z, x)] − KL(q(z | x, y) ‖ p(z)) + KL(q(z | x, y) ‖ p(z | x, y))",
+            "log p(x, y) = E_q[log p(x | z) + log p(y | z, x)] "
+            "− KL(q(z | x, y) ‖ p(z)) + KL(q(z | x, y) ‖ p(z | x, y))",
         ],
     ),
     (

@@ -32,7 +32,8 @@ from probgen.inference.traces import Program, as_real, evaluating, sample_sites,
 
 TARGET_ACCEPTANCE = 0.65  # Wu et al. 2017, section 4
 FIRST_STEP_SIZE = 0.1
-ADAPTATION = 0.1  # of the logarithm of the step size, for each transition and unit of acceptance off target
+SETTLING = 30  # transitions of the pilot run at the first β, while its step size finds its order of magnitude
+ADAPTATION = 0.2  # of the logarithm of the step size, for each transition and unit of acceptance off target
 CHUNK = 2_000  # chains run at once
 
 
@@ -41,7 +42,7 @@ class AnnealingResult:
     """What an annealed run says of each image.
 
     estimate: the (stochastic) bound, `lower bound` for AIS, `upper bound` for its reverse.
-    acceptance: mean share of accepted HMC proposals of each image.
+    acceptance: mean acceptance probability of the HMC proposals of each image.
     """
 
     estimate: Estimate
@@ -131,22 +132,26 @@ def run_chains(
     path: AnnealedPath,
     state: list[Tensor],
     betas: Float[Tensor, " t"],
-    step_sizes: Float[Tensor, "t n"] | None,
+    step_sizes: Float[Tensor, "t-1 n"] | None,
     num_leapfrog: int,
     advance: Callable[[], None],
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "t n"]]:
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "t-1 n"]]:
     """Chains along `betas` from `state`; log weights, acceptance, and the step sizes used.
 
     Without `step_sizes` they are adapted on the way (a pilot run, whose weights are not to be used).
     """
-    log_weight = torch.zeros(len(path.x), device=path.x.device)
+    log_weight = torch.zeros(len(path.x), dtype=state[0].dtype, device=path.x.device)
     accepted_sum, log_step = torch.zeros_like(log_weight), torch.full_like(log_weight, math.log(FIRST_STEP_SIZE))
     used = []
+    if step_sizes is None:
+        for _ in range(SETTLING):
+            state, accepted = hmc_transition(path.log_density(float(betas[0])), state, log_step.exp(), num_leapfrog)
+            log_step = log_step + ADAPTATION * (accepted - TARGET_ACCEPTANCE)
     for index in range(1, len(betas)):
         log_weight += (betas[index] - betas[index - 1]) * path.log_ratio(state)
         step_size = log_step.exp() if step_sizes is None else step_sizes[index - 1]
         state, accepted = hmc_transition(path.log_density(float(betas[index])), state, step_size, num_leapfrog)
-        log_step = log_step + ADAPTATION * (accepted.to(log_step) - TARGET_ACCEPTANCE)
+        log_step = log_step + ADAPTATION * (accepted - TARGET_ACCEPTANCE)
         accepted_sum += accepted
         used.append(step_size)
         advance()
@@ -219,7 +224,8 @@ def annealed(
     chunks = range(0, len(x), images)
     weights, acceptances = [], []
     programs = (model,) if guide is None else (model, guide)
-    with evaluating(*programs), progress_bar(quiet=not progress) as bar:
+    # Validation off: a proposal may leave the floating-point range, and is then rejected.
+    with evaluating(*programs), pyro.validation_enabled(False), progress_bar(quiet=not progress) as bar:
         task = bar.add_task("annealing", total=2 * (len(betas) - 1) * len(chunks), terms="")
         for first in chunks:
             part = slice(first, first + images)

@@ -106,5 +106,5 @@ def per_image_elbo(
     gaussians = [torch.distributions.Normal(loc, scale) for loc, scale in zip(locs, scales, strict=True)]
     state = [g.rsample((num_particles,)).flatten(0, 1) for g in gaussians]
     _, joint = path.ends(state)
-    entropy = torch.stack([g.entropy().flatten(1).sum(1) for g in gaussians]).sum(0)
+    entropy = torch.stack([g.entropy().reshape(len(g.loc), -1).sum(1) for g in gaussians]).sum(0)
     return joint.reshape(num_particles, -1).mean(0) + entropy

@@ -7,7 +7,7 @@ or rejected one by one.
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 State = Sequence[Tensor]  # one tensor for each latent site, chains in front
@@ -16,8 +16,8 @@ LogDensity = Callable[[State], Tensor]  # state ↦ log-density of each chain
 
 def hmc_transition(
     log_density: LogDensity, state: State, step_size: Float[Tensor, " n"], num_leapfrog: int
-) -> tuple[list[Tensor], Bool[Tensor, " n"]]:
-    """One transition that leaves exp(log_density) invariant; the new state, and which chains accepted.
+) -> tuple[list[Tensor], Float[Tensor, " n"]]:
+    """One transition that leaves exp(log_density) invariant; the new state, and each chain's acceptance probability.
 
     p ~ N(0, I); leapfrog steps of H(z, p) = −log_density(z) + ½‖p‖²; accept with min(1, e^{H(old) − H(new)}).
     """
@@ -33,7 +33,7 @@ def hmc_transition(
     log_ratio = torch.nan_to_num(value - kinetic(new_momentum) - old, nan=-torch.inf)
     accepted = torch.rand_like(log_ratio).log() < log_ratio
     chosen = [torch.where(per_row(accepted, z), new, z) for new, z in zip(new_state, state, strict=True)]
-    return chosen, accepted
+    return chosen, log_ratio.clamp_max(0).exp()
 
 
 def value_and_gradient(log_density: LogDensity, state: State) -> tuple[Float[Tensor, " n"], list[Tensor]]:
@@ -47,7 +47,7 @@ def value_and_gradient(log_density: LogDensity, state: State) -> tuple[Float[Ten
 
 def kinetic(momentum: State) -> Float[Tensor, " n"]:
     """½‖p‖² of each chain."""
-    return torch.stack([0.5 * p.flatten(1).square().sum(1) for p in momentum]).sum(0)
+    return torch.stack([0.5 * p.reshape(len(p), -1).square().sum(1) for p in momentum]).sum(0)
 
 
 def per_row(numbers: Tensor, like: Tensor) -> Tensor:
