@@ -503,8 +503,8 @@ def test_the_demo_makes_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "RUNS", short)
     monkeypatch.setattr(demo, "PARTICLES", 2)
     out = tmp_path / "demo"
-    result = ok("demo", "--out", out)
-    ok("demo", "--out", out, "--quiet")  # a former demo is replaced
+    ok("demo", "--out", out)
+    result = ok("demo", "--out", out, "--quiet")  # a former demo is replaced
     assert json.loads((out / "results.json").read_text()).keys() == {"gaussian", "vae"}
     table = (out / "table.txt").read_text()
     assert table.strip() in result.stdout

@@ -235,7 +235,7 @@ WRONG_FILES = {
     "no guide": (changed("def guide", "def proposal"), ("MyVAE", "guide")),
     "no model": (changed("def model", "def program"), ("MyVAE", "model")),
     "import error": ("import json\nimport no_package\n" + PAIR, ("my_vae.py", "line 2", "no_package")),
-    "error while loading": (PAIR + "\n1 / 0\n", ("my_vae.py", "line 27", "ZeroDivisionError")),
+    "error while loading": (PAIR + "\n1 / 0\n", ("my_vae.py", "line 26", "ZeroDivisionError")),
     "exit while loading": (PAIR + "\nraise SystemExit(0)\n", ("my_vae.py", "SystemExit")),
     "null byte": (PAIR + "\0", "my_vae.py"),
     "constructor fails": (

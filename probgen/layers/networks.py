@@ -20,6 +20,18 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def glorot(network: nn.Module) -> None:
+    """Weights uniform with variance 2 / (inputs + outputs), biases 0 (Glorot and Bengio 2010), in place.
+
+    torch's own start is smaller: a decoder then ignores its input at first, and latent units die of it.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+
 def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
     """Linear layers of the given sizes with the activation between them, none after the last."""
     layers: list[nn.Module] = []
@@ -35,6 +47,7 @@ class MLPEncoder(nn.Module):
         super().__init__()
         self.image_dims = len(image_shape)
         self.layers = mlp([math.prod(image_shape), *hidden, num_features], activation)
+        glorot(self)
 
     def forward(self, image: Float[Tensor, "*shape"]) -> Float[Tensor, "*b features"]:
         """Flatten the image, apply the layers."""
@@ -55,6 +68,7 @@ class MLPDecoder(nn.Module):
         super().__init__()
         self.output_shape = (channels, *image_shape)
         self.layers = mlp([num_features, *hidden, math.prod(self.output_shape)], activation)
+        glorot(self)
 
     def forward(self, features: Float[Tensor, "*b features"]) -> Float[Tensor, "*shape"]:
         """Apply the layers, fold the result into an image."""
@@ -84,6 +98,7 @@ class ConvEncoder(nn.Module):
         outputs = hidden[min(len(sizes) - 1, len(hidden) - 1)]
         layers += [nn.Flatten(), nn.Linear(outputs * math.prod(sizes[-1]), num_features)]
         self.layers = nn.Sequential(*layers)
+        glorot(self)
 
     def forward(self, image: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b features"]:
         """Convolve the images of all leading dimensions as one batch."""
@@ -116,6 +131,7 @@ class ConvDecoder(nn.Module):
         )
         self.last = nn.Conv2d(widths[-1], channels * image_shape[0], 3, padding=1)
         self.activation = ACTIVATIONS[activation]()
+        glorot(self)
 
     def forward(self, features: Float[Tensor, "*b features"]) -> Float[Tensor, "*b channels c h w"]:
         """Decode the features of all leading dimensions as one batch."""
