@@ -10,9 +10,10 @@ import typer
 from probgen.console import prepare_process
 from probgen.errors import UserError
 
+OUT_OF_MEMORY = "there is not enough memory for this: take a smaller model, batch or number of images"
+
 app = typer.Typer(
     name="probgen",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -31,13 +32,15 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same r
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of text.")]
 SplitName = Annotated[str, typer.Option(help="train, valid or test.")]
 ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help="A name of `probgen models`, or FILE.py:CLASS.")]
-Data = Annotated[str | None, typer.Option(help="A name of `probgen datasets`, .npz, .npy or a folder. [digits]")]
+Data = Annotated[str | None, typer.Option(help="A name of `probgen datasets`, a file or a folder. \\[digits]")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="OPTION=VALUE", help="An option of the model (see `probgen models`); repeat."),
 ]
 Mean = Annotated[bool, typer.Option("--mean", help="Show E\\[x | z], smoother, instead of a draw from p(x).")]
-Between = Annotated[tuple[int, int] | None, typer.Option(metavar="I J", help="From test image I to J, instead.")]
+Between = Annotated[
+    tuple[int, int] | None, typer.Option(metavar="I J", help="Morph test image I into test image J instead.")
+]
 Particles = Annotated[int, typer.Option(help="Draws of z per image.")]
 
 
@@ -45,23 +48,23 @@ Particles = Annotated[int, typer.Option(help="Draws of z per image.")]
 def train(
     model: ModelName = None,
     data: Data = None,
-    out: Annotated[Path | None, typer.Option(help="The run directory to make. [runs/MODEL-DATA]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory to make. \\[runs/MODEL-DATA]")] = None,
     data_dir: DataDir = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training images. [50]")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training images. \\[50]")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps, instead of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step. [128]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Adam's learning rate. [0.001]")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Of the rate: constant, linear, cosine. [constant]")] = None,
-    lr_warmup: Annotated[int | None, typer.Option(help="Steps over which the rate first rises. [0]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step. \\[128]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate. \\[0.001]")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the rate: constant, linear, cosine. \\[constant]")] = None,
+    lr_warmup: Annotated[int | None, typer.Option(help="Steps over which the rate first rises. \\[0]")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    ema: Annotated[float | None, typer.Option(help="Keep an average of the weights with this decay.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Keep a moving average of the weights, e.g. 0.999.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a gain.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, batches and noise. [0]")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [auto]")] = None,
-    binarize: Annotated[str | None, typer.Option(help="none, static, dynamic or threshold. [none]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, batches and noise. \\[0]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. \\[auto]")] = None,
+    binarize: Annotated[str | None, typer.Option(help="none, static, dynamic or threshold. \\[none]")] = None,
     set_: Settings = None,
     config: Annotated[Path | None, typer.Option(help="A .toml or .json file with any of these; flags win.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run, to the same weights.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run, as if never stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
     json_: Json = False,
@@ -130,7 +133,7 @@ def traverse(
     run: RunPath,
     out: OutFile,
     between: Between = None,
-    num: Annotated[int, typer.Option(help="Most rows: the latent dimensions with the largest KL.")] = 16,
+    num: Annotated[int, typer.Option(help="At most so many rows: the dimensions with the largest KL.")] = 16,
     data_dir: DataDir = None,
     model: Model = None,
     device: Device = "auto",
@@ -148,7 +151,7 @@ def evaluate(
     split: SplitName = "test",
     particles: Particles = 100,
     num: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
-    method: Annotated[str | None, typer.Option(help="Only elbo or iwae; ais: annealing too; bdmc: both sides.")] = None,
+    method: Annotated[str | None, typer.Option(help="elbo, iwae, ais (annealing), bdmc (both sides).")] = None,
     chains: Annotated[int, typer.Option(help="Of ais and bdmc, for each image.")] = 16,
     distributions: Annotated[int, typer.Option(help="Of ais and bdmc: steps from prior to posterior.")] = 500,
     seed: Seed = 0,
@@ -209,7 +212,7 @@ def models(json_: Json = False) -> None:
     from probgen.tables import print_models
 
     rows = list_models()
-    print_json(rows) if json_ else print_models(rows)
+    print_json({"models": rows}) if json_ else print_models(rows)
 
 
 @app.command()
@@ -219,7 +222,7 @@ def datasets(data_dir: DataDir = None, json_: Json = False) -> None:
     from probgen.tables import print_datasets
 
     rows = list_datasets(data_dir)
-    print_json(rows) if json_ else print_datasets(rows)
+    print_json({"datasets": rows}) if json_ else print_datasets(rows)
 
 
 @app.command()
@@ -275,6 +278,8 @@ def complain(message: str) -> int:
 def run() -> None:
     """Run the command line. Exit codes: 0; 2 for what the user can mend, one line; 130 after Ctrl-C."""
     prepare_process()
+    if len(sys.argv) < 2:
+        sys.exit(complain("no command came: try `probgen demo`, or see `probgen --help`"))
     try:
         code = app(standalone_mode=False) or 0
     except UserError as error:
@@ -286,8 +291,12 @@ def run() -> None:
             code = 0
         else:
             code = complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except MemoryError:
+        code = complain(OUT_OF_MEMORY)
     except Exception as error:
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            sys.exit(complain(OUT_OF_MEMORY))
         if not hasattr(error, "format_message"):  # click's own way of saying that the words were wrong
             raise
-        code = complain(f"{error.format_message()} (see probgen --help)")
+        code = complain(f"{error.format_message().rstrip('.')} (see probgen --help)")
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from probgen.errors import UserError
@@ -44,7 +45,8 @@ def make_directory(path: Path) -> None:
         raise UserError(f"cannot make the directory {path}: {error.strerror or error}") from error
 
 
-def remove_temporaries(directory: Path) -> None:
-    """Delete what a killed process left half-written by `write_atomic`."""
-    for path in directory.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def remove_temporaries(directory: Path, names: Sequence[str]) -> None:
+    """Delete what a killed process left half-written by `write_atomic` of files of those names."""
+    for name in names:
+        for path in directory.glob(f".{name}.*.tmp"):
+            path.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ import fcntl
 import io
 import json
 import pickle
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +28,10 @@ from probgen.files import make_directory, remove_temporaries, write_atomic
 from probgen.models.registry import build, find_class, is_user_file
 from probgen.version import __version__
 
-OUR_FILES = ("checkpoint.pt", "weights.safetensors", "metrics.jsonl", "config.json", ".lock")
-OUR_FOLDERS = ("tensorboard", "pictures")
+OUR_FILES = ("checkpoint.pt", "weights.safetensors", "metrics.jsonl", "config.json")
+OUR_PICTURES = ("samples.png", "reconstructions.png", "curve.png")
+OUR_EVENTS = "events.out.tfevents.*"
+LOCK = ".lock"
 
 
 class RunConfig(BaseModel):
@@ -47,7 +48,7 @@ class RunConfig(BaseModel):
     binarize: Literal["none", "static", "dynamic", "threshold"] = "none"
     image_shape: tuple[int, ...] = Field(min_length=1, max_length=3)
     levels: int | None = Field(default=None, ge=2)
-    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    epochs: float | None = Field(default=None, gt=0, le=1e6)
     steps: int = Field(ge=1, le=10**12)
     batch_size: int = Field(default=128, ge=1, le=10**9)
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
@@ -71,22 +72,24 @@ class Run:
         """Where pictures go."""
         return self.path / "pictures"
 
-    @classmethod
-    def create(cls, path: Path, config: RunConfig, *, overwrite: bool = False) -> "Run":
-        """A new run. Raises UserError where one is already (without `overwrite`), or something else is."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not (path / "config.json").is_file():
-                raise UserError(f"{path} exists and is no run directory: choose another --out")
-            if not overwrite:
-                raise UserError(
-                    f"{path} holds a run: go on with --resume, replace it with --overwrite, or choose another"
-                )
-            clear(path)
-        make_directory(path)
-        run = cls(path, config)
-        run.write_config()
-        make_directory(run.pictures)
-        return run
+    def check_free(self, *, overwrite: bool) -> None:
+        """Raise UserError where a run is already (without `overwrite`), or something that is none."""
+        path = self.path
+        if path.is_dir() and all(entry.name == LOCK for entry in path.iterdir()):
+            return
+        if path.exists() and not (path / "config.json").is_file():
+            raise UserError(f"{path} exists and is no run directory: choose another --out")
+        if path.exists() and not overwrite:
+            raise UserError(
+                f"{path} holds a run: go on with --resume, replace it with --overwrite, or choose another --out"
+            )
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Make it a new run, of which only the configuration is known; a former run's own files go."""
+        self.check_free(overwrite=overwrite)
+        clear(self.path)
+        self.write_config()
+        make_directory(self.pictures)
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -94,13 +97,14 @@ class Run:
         file = path / "config.json"
         if not file.is_file():
             came = "is no run directory (it has no config.json)" if path.is_dir() else "does not exist"
+            came = "is a file, no run directory" if path.is_file() else came
             raise UserError(f"{path} {came}: give the directory of `probgen train --out`")
         try:
             return cls(path, RunConfig.model_validate_json(file.read_bytes()))
         except ValidationError as error:
             problem = error.errors()[0]
-            place = ".".join(map(str, problem["loc"])) or "the file"
-            raise UserError(f"{file} is damaged at {place}: {problem['msg'].lower()}") from error
+            place = "".join(f" at {name}" for name in problem["loc"])
+            raise UserError(f"{file} is damaged{place}: {problem['msg'].lower()}") from error
         except OSError as error:
             raise UserError(f"cannot read {file}: {error.strerror}") from error
 
@@ -111,14 +115,20 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for writing. Raises UserError when another process does."""
-        with open(self.path / ".lock", "w") as lock:
+        make_directory(self.path)
+        try:
+            lock = open(self.path / LOCK, "w")  # noqa: SIM115  closed below
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(
                     f"another process is training in {self.path}: wait for it, or choose another --out"
                 ) from error
-            remove_temporaries(self.path)
+            for folder in (self.path, self.pictures):
+                remove_temporaries(folder, (*OUR_FILES, *OUR_PICTURES))
             yield
 
     # --- weights and checkpoints
@@ -143,17 +153,22 @@ class Run:
         if not file.exists():
             return None
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise UserError(f"{file} is refused: it is damaged, or holds more than tensors and plain values") from error
         except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
             raise UserError(f"{file} is damaged: restore it, or train anew with --overwrite") from error
+        if not isinstance(state, dict):
+            raise UserError(f"{file} is damaged: it holds a {type(state).__name__}; restore it, or train anew")
+        return state
 
     def check_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The tensors of weights.safetensors. Raises UserError when they are not the model's."""
         file = self.path / "weights.safetensors"
         if not file.is_file():
-            raise UserError(f"{self.path} has no weights yet: training stopped early, go on with --resume")
+            raise UserError(
+                f"{self.path} has no weights yet (no weights.safetensors): go on with probgen train --resume"
+            )
         try:
             with safe_open(file, framework="pt") as tensors:
                 check_shapes(file, tensors, model)
@@ -180,21 +195,33 @@ class Run:
             raise UserError(f"cannot write {self.path / 'metrics.jsonl'}: {error.strerror}") from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl; a last line that was cut off by a kill is left out."""
+        """The records of metrics.jsonl, up to the first line that is none: a kill may have cut off the last."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text(errors="replace").splitlines() if file.exists() else []
         records = []
         for line in lines:
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 break
+            if not is_record(record):
+                break
+            records.append(record)
         return records
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the records after a step, which will be made again."""
         kept = [json.dumps(r) + "\n" for r in self.read_metrics() if r.get("step", 0) <= step]
         write_atomic(self.path / "metrics.jsonl", "".join(kept).encode())
+
+
+def is_record(record: Any) -> bool:
+    """Whether a line of metrics.jsonl is what this package writes: a step, a split, and numbers."""
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return False
+    return record.get("split") in ("train", "valid") and all(
+        isinstance(v, int | float) for k, v in record.items() if k != "split"
+    )
 
 
 def check_shapes(file: Path, tensors: Any, model: nn.Module) -> None:
@@ -210,12 +237,13 @@ def check_shapes(file: Path, tensors: Any, model: nn.Module) -> None:
 
 
 def clear(path: Path) -> None:
-    """Delete a run's own files, and only those."""
+    """Delete a run's own files, and only those: whatever else lies there stays."""
+    ours = [path / name for name in OUR_FILES]
+    ours += [path / "pictures" / name for name in OUR_PICTURES]
+    ours += (path / "tensorboard").glob(OUR_EVENTS)
     try:
-        for name in OUR_FILES:
-            (path / name).unlink(missing_ok=True)
-        for name in OUR_FOLDERS:
-            shutil.rmtree(path / name, ignore_errors=True)
+        for file in ours:
+            file.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot clear {path}: {error.strerror}") from error
 

@@ -14,22 +14,25 @@ def stdout_console() -> Console:
 
 
 def with_error(value: float, stderr: float | None) -> str:
-    """`-88.71 ± 0.24`; a number without a known error stands alone."""
-    return f"{value:.2f}" if stderr is None else f"{value:.2f} ± {stderr:.2f}"
+    """`−88.71 ± 0.24`; a number without a known error stands alone."""
+    return f"{value:.2f}".replace("-", "−") + ("" if stderr is None else f" ± {stderr:.2f}")
 
 
 def print_evaluation(result: Mapping[str, Any]) -> None:
     """The estimates of `probgen evaluate`, or why there is none."""
     console = stdout_console()
     binarize = "" if result["binarize"] == "none" else f", binarized: {result['binarize']}"
-    console.print(f"{result['model']} on {result['num_images']} {result['split']} images of {result['data']}{binarize}")
+    head = f"{result['model']} on {result['num_images']} {result['split']} images of {result['data']}{binarize}"
+    console.print(head, markup=False)
     if result["estimates"]:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("", "nats per image", "what it is", "particles"):
             table.add_column(column, justify="right" if column in ("nats per image", "particles") else "left")
         for name, e in result["estimates"].items():
             value = with_error(e["value"], e["stderr"])
-            table.add_row(NAMES.get(name, name), value, e["kind"], str(e["particles"] or ""))
+            dequantized = name == "log_prob" and "dequantized" in result.get("note", "")
+            kind = e["kind"] + (", of dequantized grey levels" if dequantized else "")
+            table.add_row(NAMES.get(name, name), value, kind, str(e["particles"] or ""))
         console.print(table)
     if result["bits_per_dim"] is not None:
         console.print(f"{result['bits_per_dim']:.4f} bits per dimension")
@@ -54,7 +57,8 @@ def print_elbo(result: Mapping[str, Any]) -> None:
     console = stdout_console()
     images = result["num_images"]
     who = f"the mean of {images} {result['split']} images" if images > 1 else f"one {result['split']} image"
-    console.print(f"{result['model']} on {result['data']}, {who}, {result['particles']} particles, in nats\n")
+    draws = f"{result['particles']} particle{'s' * (result['particles'] != 1)}"
+    console.print(f"{result['model']} on {result['data']}, {who}, {draws}, in nats\n", markup=False)
     if len(result["kl"]) == 1:
         console.print("log p(x), exact: nothing is latent")
         console.print(with_error(**result["elbo"]))
@@ -123,8 +127,9 @@ def print_datasets(rows: Sequence[Mapping[str, Any]]) -> None:
 def print_info(info: Mapping[str, Any]) -> None:
     """A run: what was trained, how, and where it stands."""
     console = stdout_console()
-    console.print(f"[bold]{info['run']}[/bold]: {info['model']}, {info['kind']}, {info['parameters']:,} parameters")
-    console.print("sites: " + ", ".join(f"{name} ({role})" for name, role in info["sites"].items()))
+    head = f"{info['run']}: {info['model']}, {info['kind']}, {info['parameters']:,} parameters"
+    console.print(head, style="bold", markup=False)
+    console.print("sites: " + ", ".join(f"{name} ({role})" for name, role in info["sites"].items()), markup=False)
     for line in info["equation"]:
         console.print(f"  {line}", markup=False)
     for title in ("options", "training"):

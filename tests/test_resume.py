@@ -8,7 +8,8 @@ import pytest
 import torch
 from helpers import content, copy_of, finish, ok, probgen, refused, start, trained
 
-import probgen.commands.train as commands
+import probgen.commands.recorder as commands
+import probgen.commands.train as train_command
 import probgen.inference.loop as loop
 
 PAIR = '''
@@ -80,6 +81,7 @@ def _workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(commands, "draw_progress", lambda *_: None)
+    monkeypatch.setattr(train_command, "draw_progress", lambda *_: None)
     (tmp_path / "pair.py").write_text(PAIR)
 
 

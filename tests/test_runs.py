@@ -197,7 +197,7 @@ def test_a_run_killed_before_its_first_weights_says_so(tmp_path):
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     """The disk is full from the second checkpoint on."""
-    import probgen.commands.train as commands
+    import probgen.commands.recorder as commands
     import probgen.files as files
 
     real, calls = os.fsync, []

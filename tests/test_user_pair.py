@@ -306,7 +306,7 @@ def test_nan_at_a_step_names_step_and_site_and_keeps_the_last_good_weights(tmp_p
     import torch
 
     import probgen
-    import probgen.commands.train as commands
+    import probgen.commands.recorder as commands
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)

@@ -53,7 +53,7 @@ def run_demo(out: Path, *, quiet: bool = False) -> None:
     stdout_console().print(f"\n{table}\n", markup=False)
     if not quiet:
         files = ", ".join(sorted(path.name for path in out.glob("*.*")))
-        console.print(f"all in {time.time() - started:.0f} s; look at {out}/: {files}", highlight=False)
+        console.print(f"all in {time.time() - started:.0f} s; look at {out}/: {files}", highlight=False, markup=False)
 
 
 def one_model(name: str, given: Mapping[str, Any], out: Path, quiet: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from probgen import plots
@@ -14,7 +15,9 @@ from probgen.errors import UserError
 from probgen.files import write_atomic
 from probgen.inference.checks import sites_of
 from probgen.inference.elbo import elbo_terms
-from probgen.inference.predict import decode, reconstruct, sample
+from probgen.inference.predict import decode, mean_of, reconstruct, sample
+from probgen.inference.traces import as_real, evaluating, sample_sites
+from probgen.models.contracts import Kind, kind_of
 
 CHUNK = 1000  # images decoded at once
 MOST_PICTURED = 10_000
@@ -96,7 +99,7 @@ def traverse_run(
     images = opened.split("test", data_dir)
     if between is not None:
         picture = interpolation(opened, images, between, levels)
-    elif size == 2:
+    elif size == 2 and kind_of(opened.model) is not Kind.NONE:
         picture = manifold(opened, name, levels)
     else:
         picture = dimensions(opened, name, images[:1000], num, levels)
@@ -104,21 +107,37 @@ def traverse_run(
 
 
 def dimensions(opened: OpenedRun, name: str, images: Tensor, num: int, levels: int) -> bytes:
-    """Rows of E[x | z], one dimension of z moved through the prior's range, the others at the first image's code."""
-    terms = elbo_terms(opened.model.model, opened.model.guide, images)
-    term = terms.latent[0]
-    if term.guide_mean is None:
-        raise UserError(f"site {name!r}: its guide does not tell a mean, so there is no code to move")
-    sizes = term.kl_per_dim.mean(0) if term.kl_per_dim is not None else term.guide_mean.var(0)
-    unit = "nats" if term.kl_per_dim is not None else "variance"
-    values = torch.as_tensor(STEPS, dtype=term.guide_mean.dtype, device=opened.device)
+    """Rows of E[x | z], one dimension of z moved through the prior's range, the others at the first image's code.
+
+    Ordered by the KL of each dimension; without a density, by the variance of its codes, and moved as far.
+    """
+    codes = mean_codes(opened, images, name)
+    kl = kl_of_dimensions(opened, images)
+    sizes, unit = (codes.var(0), "variance") if kl is None else (kl, "nats")
+    values = torch.as_tensor(STEPS, dtype=codes.dtype, device=opened.device)
     rows, names = [], []
     for dim in sizes.argsort(descending=True)[:num].tolist():
-        z = term.guide_mean[:1].repeat(len(values), 1)
-        z[:, dim] = values
+        z = codes[:1].repeat(len(values), 1)
+        z[:, dim] = values if kl is not None else codes[:, dim].mean() + values * codes[:, dim].std()
         rows.append(decode(opened.model, {name: z}, len(z), opened.image_shape))
         names.append(f"{name}[{dim}]\n{float(sizes[dim]):.2f} {unit}")
     return plots.traversal(rows, names, STEPS.tolist(), levels)
+
+
+def kl_of_dimensions(opened: OpenedRun, images: Tensor) -> Tensor | None:
+    """The mean KL of each latent dimension; None where there is no density, or it does not factorize."""
+    if kind_of(opened.model) is Kind.NONE:
+        return None
+    per_dim = elbo_terms(opened.model.model, opened.model.guide, images).latent[0].kl_per_dim
+    return None if per_dim is None else per_dim.mean(0)
+
+
+@torch.no_grad()
+def mean_codes(opened: OpenedRun, images: Tensor, name: str) -> Tensor:
+    """E_q[z] of each image, shape b d; a draw where the guide's distribution does not tell its mean."""
+    with evaluating(opened.model):
+        node = sample_sites(poutine.trace(opened.model.guide).get_trace(as_real(images)))[name]
+    return mean_of(node["fn"], node["value"])
 
 
 def interpolation(opened: OpenedRun, images: Tensor, between: tuple[int, int], levels: int) -> bytes:
@@ -126,14 +145,12 @@ def interpolation(opened: OpenedRun, images: Tensor, between: tuple[int, int], l
     for index in between:
         if not 0 <= index < len(images):
             raise UserError(f"--between {between[0]} {between[1]} came, expected indices 0 to {len(images) - 1}")
+    name, _ = only_code(opened)
     ends = images[list(between)]
-    terms = elbo_terms(opened.model.model, opened.model.guide, ends)
-    codes = terms.latent[0].guide_mean
-    if codes is None:
-        raise UserError("the guide does not tell a mean, so there is no code to go between")
+    codes = mean_codes(opened, ends, name)
     steps = torch.linspace(0, 1, 10, device=opened.device)[:, None]
     z = (1 - steps) * codes[0] + steps * codes[1]
-    line = decode(opened.model, {terms.latent[0].name: z}, len(z), opened.image_shape)
+    line = decode(opened.model, {name: z}, len(z), opened.image_shape)
     return plots.grid(torch.cat([ends[:1].float(), line, ends[1:].float()]), levels, columns=12)
 
 
@@ -159,19 +176,7 @@ def only_code(opened: OpenedRun) -> tuple[str, int]:
     if len(latent) != 1:
         came = "no latent site" if not latent else f"{len(latent)} latent sites ({', '.join(latent)})"
         raise UserError(f"{opened.run.config.model} has {came}, expected one latent vector")
-    codes = guide_values(opened, blank)[latent[0]]
+    codes = mean_codes(opened, blank, latent[0])
     if codes.dim() != 2:
         raise UserError(f"site {latent[0]!r} has shape {tuple(codes.shape[1:])} per image, expected one vector")
     return latent[0], codes.shape[1]
-
-
-@torch.no_grad()
-def guide_values(opened: OpenedRun, images: Tensor) -> dict[str, Tensor]:
-    """A draw of every latent site."""
-    from pyro import poutine
-
-    from probgen.inference.traces import evaluating, sample_sites
-
-    with evaluating(opened.model):
-        trace = poutine.trace(opened.model.guide).get_trace(images)
-    return {name: node["value"] for name, node in sample_sites(trace).items()}

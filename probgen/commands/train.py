@@ -1,34 +1,29 @@
 """`probgen train`: a configuration, a run directory, and the loop between them."""
 
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from probgen.commands.common import check_data, choose_device
+from probgen.commands.configure import continued, new_config
 from probgen.commands.pictures import draw_progress
+from probgen.commands.recorder import RunRecorder, stop_signals
 from probgen.console import stderr_console
-from probgen.data import DATASET_NAMES, ImageData, Split, load_data
+from probgen.data import ImageData, Split, load_data
 from probgen.errors import UserError
-from probgen.inference.batches import BatchOrder
 from probgen.inference.checks import check_pair
-from probgen.inference.loop import Loop, Recorder, validation_terms
+from probgen.inference.loop import Loop, validation_terms
 from probgen.inference.traces import as_real
-from probgen.inference.trainer import TrainConfig, Trainer, TrainingError
-from probgen.models.registry import build, check_options, find_class, options_of
+from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, initialize
+from probgen.models.registry import is_user_file
 from probgen.runs import Run, RunConfig, build_model
 
-DEFAULT_EPOCHS = 50
 MOST_VALIDATION_IMAGES = 5_000
-SECONDS_BETWEEN_CHECKPOINTS = 20.0
-SECONDS_BETWEEN_PICTURES = 10.0
 
 
 def train(
@@ -42,106 +37,62 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` as `given` says (fields of `RunConfig`, only those that the user gave) into `out`.
 
-    Returns a summary: model, run, steps, whether it finished, the last validation's terms.
+    Everything that may be wrong with the input is found before anything is written or deleted. Returns a
+    summary: model, run, steps, whether it finished, the last validation's terms.
     """
     if resume and overwrite:
         raise UserError("both --resume and --overwrite came, expected one of them")
     started = time.time()
-    data_dir = given.get("data_dir")
-    if resume:
-        run = Run.open(out)
-        config = continued(run.config, model, given)
-        run = Run(out, config)
-    else:
-        if model is None:
-            raise UserError("no model came: probgen train MODEL --data D --out RUN; see `probgen models`")
-        config = None
-    data = load_data(
-        config.data if config else given.get("data", "digits"),
-        data_dir=data_dir or (config.data_dir if config else None),
-        binarize=config.binarize if config else given.get("binarize", "none"),
-    )
-    if config is None:
-        config = new_config(model or "", given, data)
-    check_data(data, config.image_shape, config.levels)
-    device = choose_device(config.device)
+    config, data = resumed(out, model, given) if resume else planned(model, given)
+    run, device = Run(out, config), choose_device(config.device)
     pyro.set_rng_seed(config.seed)
-    pair = build_model(config, config.model).to(device)
+    pair: Any = build_model(config, model).to(device)
     check_pair(pair, as_real(data.train.batch(torch.arange(min(3, len(data.train)))).to(device)))
+    closed_form = getattr(pair, "estimator", None) == "closed-form"
+    trainer = None if closed_form else make_trainer(pair, data, config, device)
+    if closed_form:
+        pair.maximum_likelihood(data.train.images)
     if not resume:
-        run = Run.create(out, config, overwrite=overwrite)
+        run.check_free(overwrite=overwrite)
     with run.locked():
-        run.write_config()
-        if getattr(pair, "estimator", None) == "closed-form":
-            summary = solve(run, pair, data)
-        else:
-            summary = climb(run, pair, data, device, quiet)
-    return {"model": config.model, "run": str(out), **summary, "seconds": round(time.time() - started, 1)}
+        run.write_config() if resume else run.begin(overwrite=overwrite)
+        summary = solved(run, pair, data) if trainer is None else climb(run, trainer, data, quiet)
+    seconds = round(time.time() - started, 1)
+    return {"model": model or config.model, "run": str(out), **summary, "seconds": seconds}
 
 
-def new_config(model: str, given: Mapping[str, Any], data: ImageData) -> RunConfig:
-    """The configuration of a new run: what was given, the data's shape, defaults for the rest."""
-    if given.get("steps") is not None and given.get("epochs") is not None:
-        raise UserError("both --epochs and --steps came, expected one of them")
-    fields = {"data": "digits", **given, "model": model, "image_shape": data.image_shape, "levels": data.levels}
-    fields |= {name: lasting(fields[name]) for name in ("data", "data_dir") if fields.get(name)}
-    fields["device"] = str(choose_device(given.get("device", "auto")))
-    if fields.get("steps") is None:
-        fields.setdefault("epochs", DEFAULT_EPOCHS)
-        fields["steps"] = 1  # counted below, once the other fields are known to be sound
-    cls = find_class(model)
-    defaults = {option.name: option.default for option in options_of(cls)}
-    fields["options"] = as_data(defaults | check_options(cls, given.get("options", {})))
-    try:
-        config = RunConfig(**fields)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{name}={problem['input']!r} came: {problem['msg'].lower()}") from error
-    built = build(cls, data.image_shape, data.levels, config.options)
-    if not isinstance(built, nn.Module):
-        raise UserError(f"{type(built).__name__} is no torch.nn.Module: make it one, so that its weights can be saved")
-    if config.epochs is not None:
-        steps = BatchOrder(len(data.train), config.batch_size, config.seed).steps_for(config.epochs)
-        config = config.model_copy(update={"steps": max(1, steps)})
-    return config
+def resumed(out: Path, model: str | None, given: Mapping[str, Any]) -> tuple[RunConfig, ImageData]:
+    """The configuration of the run in `out`, and its data."""
+    config = continued(Run.open(out).config, model, given, out)
+    data = load_data(config.data, data_dir=config.data_dir, binarize=config.binarize)
+    check_data(data, config.image_shape, config.levels)
+    return config, data
 
 
-def lasting(place: str) -> str:
-    """A path as an absolute one, so that the run finds its data from anywhere; a data set's name as it is."""
-    named = place.partition(":")[0] in DATASET_NAMES
-    return place if named or not Path(place).exists() else str(Path(place).resolve())
+def planned(model: str | None, given: Mapping[str, Any]) -> tuple[RunConfig, ImageData]:
+    """The configuration of a new run, and its data."""
+    if not model:
+        raise UserError("no model came: probgen train MODEL --data D --out RUN; see `probgen models`")
+    name, binarize = given.get("data", "digits"), given.get("binarize", "none")
+    data = load_data(name, data_dir=given.get("data_dir"), binarize=binarize)
+    return new_config(model, given, data), data
 
 
-def continued(config: RunConfig, model: str | None, given: Mapping[str, Any]) -> RunConfig:
-    """A run's own configuration; what is given again must agree with it, but for the device and the data's place."""
-    wanted = {k: v for k, v in given.items() if v is not None} | ({"model": model} if model is not None else {})
-    free = {"data_dir", "device"}
-    if wanted.get("device") == "auto":
-        wanted.pop("device")
-    for name, value in wanted.items():
-        recorded = getattr(config, name)
-        if name == "data":
-            value = lasting(str(value))
-        elif name == "options":
-            value = as_data(check_options(find_class(model or config.model), value))
-            recorded = {k: recorded.get(k) for k in value}
-        if name not in free and value != recorded:
-            raise UserError(
-                f"--resume with {name}={value} came, but the run has {name}={recorded}: leave it out, or train anew"
-            )
-    return config.model_copy(update={k: str(wanted[k]) for k in free & wanted.keys()})
+def make_trainer(pair: Any, data: ImageData, config: RunConfig, device: torch.device) -> Trainer:
+    """The pair in training. Raises UserError for parameters that a run directory could not hold."""
+    fields = {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__}
+    initialize(pair, data.train)
+    trainer = Trainer(pair, data.train, TrainConfig(**fields), device)
+    if trainer.loose_parameters():
+        raise UserError(
+            f"{type(pair).__name__} makes parameters with pyro.param, which a run directory does not hold: "
+            "make them torch.nn.Parameter attributes of the class"
+        )
+    return trainer
 
 
-def as_data(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as a configuration file holds them; a default that is no plain value stays the code's own."""
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
-    return {k: v for k, v in plain.items() if isinstance(v, str | int | float | list | None)}
-
-
-def solve(run: Run, pair: Any, data: ImageData) -> dict[str, Any]:
-    """Maximum likelihood in closed form: no steps to take."""
-    pair.maximum_likelihood(data.train.images)
+def solved(run: Run, pair: Any, data: ImageData) -> dict[str, Any]:
+    """Record a maximum likelihood that was found in closed form: no steps were taken."""
     pair.eval()
     terms = validation_terms(pair, as_real(validation_images(data.valid)))
     run.save_weights(pair.state_dict())
@@ -151,13 +102,11 @@ def solve(run: Run, pair: Any, data: ImageData) -> dict[str, Any]:
     return {"steps": 0, "finished": True, "closed_form": True, "valid": terms}
 
 
-def climb(run: Run, pair: Any, data: ImageData, device: torch.device, quiet: bool) -> dict[str, Any]:
+def climb(run: Run, trainer: Trainer, data: ImageData, quiet: bool) -> dict[str, Any]:
     """Gradient steps, from the last checkpoint if there is one."""
-    config = run.config
-    fields = {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__}
-    trainer = Trainer(pair, data.train, TrainConfig(**fields), device)
+    valid = validation_images(data.valid).to(trainer.device)
     with stop_signals() as stop, RunRecorder(run, data, stop) as recorder:
-        loop = Loop(trainer, valid=validation_images(data.valid).to(device), recorder=recorder, quiet=quiet)
+        loop = Loop(trainer, valid=valid, recorder=recorder, quiet=quiet)
         recorder.restore(loop)
         try:
             loop.run()
@@ -165,10 +114,10 @@ def climb(run: Run, pair: Any, data: ImageData, device: torch.device, quiet: boo
             raise UserError(f"{error}; the checkpoint of step {recorder.saved_step} is kept in {run.path}") from error
         recorder.save(loop)
         if loop.finished:
-            pair.load_state_dict(loop.final_weights())
-            draw_progress(run, pair.eval(), data, run.read_metrics())
-    valid = [r for r in run.read_metrics() if r["split"] == "valid"]
-    terms = {k: v for k, v in valid[-1].items() if k not in ("step", "epoch", "split", "time")} if valid else {}
+            trainer.load_weights(loop.final_weights())
+            draw_progress(run, trainer.pair.eval(), data, run.read_metrics())
+    found = [r for r in run.read_metrics() if r["split"] == "valid"]
+    terms = {k: v for k, v in found[-1].items() if k not in ("step", "epoch", "split", "time")} if found else {}
     summary = {"steps": trainer.steps_done, "finished": loop.finished, "closed_form": False, "valid": terms}
     if loop.best is not None:
         summary["best"] = {"step": loop.best["step"], "loss": loop.best["loss"]}
@@ -180,101 +129,19 @@ def validation_images(split: Split) -> Tensor:
     return split.batch(torch.arange(min(MOST_VALIDATION_IMAGES, len(split))))
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Ctrl-C or SIGTERM asks for a stop between two steps; a second one does not wait."""
-    received: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class RunRecorder(Recorder):
-    """Puts a loop's progress into a run directory."""
-
-    def __init__(self, run: Run, data: ImageData, stop: list[int]) -> None:
-        self.run, self.data, self.stop = run, data, stop
-        self.last_checkpoint = self.last_pictures = time.monotonic()
-        self.saved_step = 0
-
-    def __enter__(self) -> "RunRecorder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if hasattr(self, "events"):
-            self.events.close()
-
-    def restore(self, loop: Loop) -> None:
-        """Put the loop where the last checkpoint was; a damaged one is refused."""
-        state = self.run.load_checkpoint()
-        if state is not None:
-            try:
-                loop.load_state_dict(state)
-                self.saved_step = loop.trainer.steps_done
-            except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
-                file = self.run.path / "checkpoint.pt"
-                raise UserError(f"{file} does not fit this run: restore it, or train anew with --overwrite") from error
-        else:
-            self.save(loop)
-        self.run.rewind_metrics(loop.trainer.steps_done)
-        loop.history = self.run.read_metrics()
-        self.open_events(loop.trainer.steps_done)
-
-    def open_events(self, step: int) -> None:
-        """TensorBoard's event files; those after `step` are hidden."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.events = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=step + 1 if step else None)
-
-    def record(self, record: dict[str, Any]) -> None:
-        """A line in metrics.jsonl and a point in TensorBoard for each term."""
-        self.run.append_metrics(record)
-        for name, value in record.items():
-            if name not in ("step", "split", "time", "epoch"):
-                self.events.add_scalar(f"{name}/{record['split']}", value, record["step"])
-
-    def validated(self, loop: Loop) -> None:
-        """Pictures, now and then."""
-        if time.monotonic() - self.last_pictures > SECONDS_BETWEEN_PICTURES:
-            draw_progress(self.run, loop.trainer.pair, self.data, loop.history)
-            self.last_pictures = time.monotonic()
-
-    def checkpoint(self, loop: Loop) -> None:
-        """Save, now and then."""
-        if time.monotonic() - self.last_checkpoint > SECONDS_BETWEEN_CHECKPOINTS:
-            self.save(loop)
-
-    def save(self, loop: Loop) -> None:
-        """Checkpoint and weights, only if every weight is a number."""
-        if all(bool(torch.isfinite(p).all()) for p in loop.trainer.parameters):
-            self.run.save_checkpoint(loop.state_dict())
-            self.run.save_weights(loop.final_weights())
-            self.saved_step = loop.trainer.steps_done
-        self.last_checkpoint = time.monotonic()
-
-    def stop_requested(self) -> bool:
-        """Whether Ctrl-C or SIGTERM came."""
-        return bool(self.stop)
-
-
 def tell(summary: Mapping[str, Any]) -> None:
     """How a run ended, for people, on stderr."""
-    console = stderr_console()
+    console, run = stderr_console(), summary["run"]
     terms = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in summary["valid"].items())
+    model = f"{summary['model']} " if is_user_file(summary["model"]) else ""
     if summary["finished"]:
-        console.print(f"trained {summary['model']} in {summary['seconds']:.0f} s; on validation images: {terms}")
-        console.print(f"look at {summary['run']}/pictures; next: probgen evaluate {summary['run']}", highlight=False)
+        option = f" --model {model}".rstrip() if model else ""
+        lines = [
+            f"trained {summary['model']} in {summary['seconds']:.0f} s; on validation images: {terms}",
+            f"look at {run}/pictures; next: probgen evaluate {run}{option}",
+        ]
     else:
-        console.print(
-            f"stopped after step {summary['steps']}, saved; go on with: probgen train --out {summary['run']} --resume",
-            highlight=False,
-        )
+        step = summary["steps"]
+        lines = [f"stopped after step {step}, saved; go on with: probgen train {model}--out {run} --resume"]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)

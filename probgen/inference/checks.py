@@ -41,10 +41,18 @@ def explain(pair: Any, batch: Tensor, error: Exception) -> str:
     name = type(pair).__name__
     message = offending_site(error, len(batch))
     if message is None:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        message = f"{type(error).__name__}: {first_line}"
+        message = reason(error)
     where = last_own_line(error.__traceback__)
-    return f"{name} fails on a batch of shape {tuple(batch.shape)}, {where}: {message}"
+    return f"{name} fails on a batch of shape {tuple(batch.shape)}{where}: {message}"
+
+
+def reason(error: Exception) -> str:
+    """The exception's first line; for Pyro's «Error while computing log_prob at site 'x':» also what follows."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    if lines[0].startswith("Error while computing"):
+        site = lines[0].rsplit("at site", 1)[-1].strip(" :")
+        return f"site {site}: {lines[1] if len(lines) > 1 else type(error.__cause__).__name__}"
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def offending_site(error: Exception, num_images: int) -> str | None:
@@ -63,13 +71,13 @@ def offending_site(error: Exception, num_images: int) -> str | None:
 
 
 def last_own_line(trace: TracebackType | None) -> str:
-    """`file.py line 12` of the deepest frame that belongs to the pair and not to a library."""
+    """`, file.py line 12` of the deepest frame that belongs to the pair; nothing where all is a library's."""
     own = [
-        f"{frame.filename.rsplit('/', 1)[-1]} line {frame.lineno}"
+        f", {frame.filename.rsplit('/', 1)[-1]} line {frame.lineno}"
         for frame in traceback.extract_tb(trace)
         if not any(place in frame.filename for place in NOT_THE_USERS)
     ]
-    return own[-1] if own else "in a library"
+    return own[-1] if own else ""
 
 
 def sites_of(pair: Any, x: Shaped[Tensor, "b *shape"]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from probgen.inference.batches import BatchOrder, TensorImages
 from probgen.inference.checks import check_pair
 from probgen.inference.loop import Loop, Record
 from probgen.inference.traces import as_real
-from probgen.inference.trainer import TrainConfig, Trainer, set_mode
+from probgen.inference.trainer import TrainConfig, Trainer, initialize, set_mode
 
 
 def fit(
@@ -54,6 +54,7 @@ def fit(
     pyro.set_rng_seed(seed)
     device = device_of(pair)
     check_pair(pair, as_real(images[:3]).to(device))
+    initialize(pair, TensorImages(images))
     trainer = Trainer(pair, TensorImages(images), config, device)
     loop = Loop(trainer, valid=valid, quiet=not progress)
     history = loop.run()

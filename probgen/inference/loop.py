@@ -11,7 +11,7 @@ from probgen.console import progress_bar
 from probgen.inference.elbo import elbo_terms
 from probgen.inference.objective import step_objective
 from probgen.inference.randomness import own_randomness
-from probgen.inference.traces import evaluating
+from probgen.inference.traces import as_real, evaluating
 from probgen.inference.trainer import TrainConfig, Trainer
 from probgen.models.contracts import Kind, kind_of
 
@@ -160,7 +160,7 @@ def validation_terms(pair: Any, x: Tensor) -> Record:
     if kind_of(pair) is Kind.NONE:
         objective = step_objective(pair)
         with torch.no_grad(), evaluating(pair):
-            losses = [(len(part), objective(part).loss.item()) for part in x.split(1024)]
+            losses = [(len(part), objective(as_real(part)).loss.item()) for part in x.split(1024)]
         return {"loss": sum(n * loss for n, loss in losses) / len(x)}
     terms = elbo_terms(pair.model, pair.guide, x)
     record = {

@@ -17,7 +17,9 @@ from probgen.inference.batches import BatchOrder, Images
 from probgen.inference.objective import StepTerms, first_bad_site, step_objective
 from probgen.inference.randomness import random_state, set_random_state
 from probgen.inference.traces import as_real, modules_of
+from probgen.models.contracts import Initializable
 
+MOST_SHOWN = 10_000
 LOOSE = "pyro.param:"  # prefix of parameters outside any module
 
 
@@ -70,6 +72,12 @@ def trainable_parameters(pair: Any, x: Tensor) -> list[Tensor]:
     if not any(p.requires_grad for p in unique):
         raise UserError(f"{type(pair).__name__} has no parameters to train: make it an nn.Module with parameters")
     return [p for p in unique if p.requires_grad]
+
+
+def initialize(pair: Any, images: Images) -> None:
+    """Show a pair that asks for it (see `Initializable`) up to 10,000 training images."""
+    if isinstance(pair, Initializable):
+        pair.initialize(images.batch(torch.arange(min(MOST_SHOWN, len(images)))))
 
 
 class Trainer:
@@ -140,7 +148,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`. Raises ValueError for one that is not of this trainer."""
+        check_state(state, self.parameters, self.config)
         self.steps_done = state["steps_done"]
         self.load_weights(state["pair"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -171,6 +180,25 @@ class Trainer:
         """Exchange the weights with their average; a second call undoes it. Nothing without `ema`."""
         for parameter, average in zip(self.parameters, self.average, strict=False):
             parameter.data, average.data = average.data, parameter.data
+
+
+def check_state(state: dict[str, Any], parameters: list[Tensor], config: TrainConfig) -> None:
+    """The step is one of the run's, and what the optimizer remembers has the parameters' shapes.
+
+    torch's fused Adam does not look: a tensor of another shape would make it write outside its memory.
+    """
+    done = state["steps_done"]
+    if type(done) is not int or not 0 <= done <= config.steps:
+        raise ValueError(f"steps_done is {done!r}, expected 0 to {config.steps}")
+    shapes = [p.shape for p in parameters]
+    moments = state["optimizer"]["state"]
+    if done and sorted(moments) != list(range(len(shapes))):
+        raise ValueError("the optimizer remembers other parameters")
+    for index, moment in moments.items():
+        if {moment["exp_avg"].shape, moment["exp_avg_sq"].shape} != {shapes[index]} or moment["step"].numel() != 1:
+            raise ValueError(f"the optimizer's state of parameter {index} is not of shape {tuple(shapes[index])}")
+    if [p.shape for p in state["average"]] != (shapes if config.ema else []):
+        raise ValueError("the average is not of the parameters' shapes")
 
 
 def set_mode(pair: Any, *, training: bool) -> None:

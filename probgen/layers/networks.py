@@ -70,6 +70,13 @@ class MLPDecoder(nn.Module):
         self.layers = mlp([num_features, *hidden, math.prod(self.output_shape)], activation)
         glorot(self)
 
+    @property
+    def output_bias(self) -> Tensor:
+        """What the network says where its last features are 0: one number for each of `channels *image`."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        return last.bias.view(self.output_shape)
+
     def forward(self, features: Float[Tensor, "*b features"]) -> Float[Tensor, "*shape"]:
         """Apply the layers, fold the result into an image."""
         return self.layers(features).unflatten(-1, self.output_shape)
@@ -132,6 +139,12 @@ class ConvDecoder(nn.Module):
         self.last = nn.Conv2d(widths[-1], channels * image_shape[0], 3, padding=1)
         self.activation = ACTIVATIONS[activation]()
         glorot(self)
+
+    @property
+    def output_bias(self) -> Tensor:
+        """What the network says where its last features are 0: the same at every pixel, `channels c 1 1`."""
+        assert self.last.bias is not None
+        return self.last.bias.view(*self.output_shape[:2], 1, 1)
 
     def forward(self, features: Float[Tensor, "*b features"]) -> Float[Tensor, "*b channels c h w"]:
         """Decode the features of all leading dimensions as one batch."""

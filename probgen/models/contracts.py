@@ -44,6 +44,14 @@ class TractableDensity(Pair, Protocol):
         """log p(x) in nats, exact, shape b."""
 
 
+@runtime_checkable
+class Initializable(Protocol):
+    """A pair that wants to see data before its first training step."""
+
+    def initialize(self, images: Tensor) -> None:
+        """Set parameters from (some of) the training images, unless they have learned already."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """How a pair asks to be trained; a pair without an `objective` gets these defaults.

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pyro.distributions as dist
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from probgen.distributions import DequantizedNormal, DiscretizedLogistic
@@ -19,6 +20,7 @@ from probgen.errors import UserError
 LikelihoodName = Literal["bernoulli", "gaussian", "categorical", "discretized-logistic"]
 Parameters = Float[Tensor, "*shape"]  # *b channels *image; jaxtyping allows only one variadic axis
 
+SMALLEST_START = 0.05  # of the data's half range: the scale that a constant pixel starts with
 SMALLEST_SCALE = 1e-3  # of the data's half range: keeps a density on real data from growing without bound
 
 
@@ -41,6 +43,19 @@ class Likelihood:
     def __call__(self, parameters: Parameters) -> dist.Distribution:
         """p(x | z), one event per image."""
         return BUILDERS[self.name](self, parameters).to_event(self.image_dims)
+
+    def marginal(self, images: Shaped[Tensor, "n *image"]) -> Float[Tensor, "channels *image"]:
+        """The decoder's output under which each pixel by itself has its distribution in the data (about)."""
+        x = images.to(torch.get_default_dtype())
+        if self.name == "bernoulli":
+            return ((x.sum(0) + 1) / (len(x) + 2)).logit()[None]
+        if self.name == "categorical":
+            counts = torch.stack([(images == level).sum(0) for level in range(self.levels or 0)])
+            return ((counts + 1) / (len(x) + (self.levels or 0))).log()
+        half = 1.0 if self.levels is None else (self.levels - 1) / 2
+        centre = 0.0 if self.levels is None else half
+        scale = (x.std(0, unbiased=False) / half).clamp_min(SMALLEST_START)
+        return torch.stack([(x.mean(0) - centre) / half, scale.expm1().log()])  # the inverse of softplus
 
     def location_and_scale(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """The decoder's two numbers per pixel as μ and σ > 0, in grey levels (in the data's unit if real).

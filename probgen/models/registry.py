@@ -23,6 +23,7 @@ MODELS = {
     "autoencoder": "probgen.models.autoencoder:Autoencoder",
     "vae": "probgen.models.vae:VAE",
 }
+PLAIN_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 DATA_PARAMETERS = ("image_shape", "levels")  # given by the data, not by the user
 
 
@@ -84,8 +85,8 @@ def class_from_file(name: str) -> type:
     """`path/to/file.py:Class`, loaded by running the file."""
     filename, _, class_name = name.rpartition(":") if ".py:" in name else (name, "", "")
     path = Path(filename)
-    if not path.is_file():
-        raise UserError(f"no file {filename!r}: expected FILE.py:CLASS, a Python file and a class in it")
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(f"no Python file {filename!r}: expected FILE.py:CLASS, a Python file and a class in it")
     module_name = f"probgen_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
@@ -95,8 +96,8 @@ def class_from_file(name: str) -> type:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
+        raise UserError(f"{error.filename or filename}, line {error.lineno or 0}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
         frames = reversed(traceback.extract_tb(error.__traceback__))
         line = next((f.lineno for f in frames if Path(f.filename) == path.resolve()), 0)
         raise UserError(f"{filename}, line {line}: {type(error).__name__}: {first_line(error)}") from error
@@ -116,7 +117,7 @@ def pair_class(module: types.ModuleType, filename: str, class_name: str) -> type
     return found
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an exception's message."""
     return next(iter(str(error).strip().splitlines()), "")
 
@@ -132,6 +133,13 @@ def options_of(cls: type) -> list[Option]:
     return [
         Option(p.name, p.annotation, p.default) for p in parameters if p.kind in kinds and p.name not in DATA_PARAMETERS
     ]
+
+
+def type_of(parameter: inspect.Parameter) -> Any:
+    """The annotation; without one the type of the default, where that says something."""
+    untyped = parameter.annotation is inspect.Parameter.empty
+    by_default = untyped and isinstance(parameter.default, bool | int | float | str)
+    return type(parameter.default) if by_default else parameter.annotation
 
 
 def check_options(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,9 +171,11 @@ def convert(option: Option, value: Any) -> Any:
         return TypeAdapter(option.annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise UserError(
-            f"option {option.name}={value!r} came, expected {option.type_name}: {problem['msg'].lower()}"
-        ) from error
+        why = (
+            "" if "parsing" in problem["type"] or problem["type"] == "literal_error" else f": {problem['msg'].lower()}"
+        )
+        expected = PLAIN_NAMES.get(option.type_name, option.type_name)
+        raise UserError(f"option {option.name}={value!r} came, expected {expected}{why}") from error
 
 
 def build(cls: type, image_shape: Sequence[int], levels: int | None, options: Mapping[str, Any]) -> Any:

@@ -80,6 +80,18 @@ class VAE(nn.Module):
         with pyro.plate("images", len(x)), poutine.scale(scale=self.kl_weight):
             pyro.sample("z", self.posterior(x))
 
+    @torch.no_grad()
+    def initialize(self, images: Shaped[Tensor, "n *shape"]) -> None:
+        """Start p(x | z) at the pixels' own distributions, before z explains anything.
+
+        Otherwise the first thousand steps go into learning the mean image, meanwhile the KL switches latent
+        units off, and few come back. Called once by training; a decoder that has learned is left alone.
+        """
+        bias: Tensor = self.decoder.output_bias  # type: ignore[assignment]
+        if not bias.any():
+            start = self.likelihood.marginal(images)
+            bias.copy_(start if bias.shape == start.shape else start.mean((-2, -1), keepdim=True))
+
     def prior(self) -> dist.Distribution:
         """p(z) = N(0, I)."""
         zeros = torch.zeros(self.latent_dim).to(next(self.parameters()))
