@@ -25,11 +25,11 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--set", "latent_dim=abc"), ("latent_dim", "'abc'", "int")),
+        (("--set", "latent_dim=abc"), ("latent_dim", "'abc'", "whole number")),
         (("--set", "latent_dim=-1"), ("latent_dim", "'-1'", "greater than or equal to 1")),
         (("--set", "latent_dim=0"), ("latent_dim", "'0'", "greater than or equal to 1")),
-        (("--set", "latent_dim=1.5"), ("latent_dim", "'1.5'", "int")),
-        (("--set", "latent_dim="), ("latent_dim", "''", "int")),
+        (("--set", "latent_dim=1.5"), ("latent_dim", "'1.5'", "whole number")),
+        (("--set", "latent_dim="), ("latent_dim", "''", "whole number")),
         (("--set", "beta=nan"), ("beta", "'nan'", "finite")),
         (("--set", "beta=inf"), ("beta", "'inf'", "finite")),
         (("--set", "beta=0"), ("beta", "greater than 0")),
@@ -54,16 +54,16 @@ def elsewhere(tmp_path, monkeypatch):
         (("--lr", "inf"), ("lr", "inf", "finite")),
         (("--lr", 0), ("lr", "greater than 0")),
         (("--lr", -1), ("lr", "-1", "greater than 0")),
-        (("--batch-size", 0), ("batch_size", "0", "greater than or equal to 1")),
-        (("--batch-size", -5), ("batch_size", "-5")),
+        (("--batch-size", 0), ("--batch-size 0", "greater than or equal to 1")),
+        (("--batch-size", -5), "--batch-size -5"),
         (("--seed", -1), ("seed", "-1")),
         (("--seed", 2**32), ("seed", "less than")),
         (("--ema", 1), ("ema", "less than 1")),
         (("--patience", 0), ("patience", "greater than or equal to 1")),
-        (("--clip-norm", 0), ("clip_norm", "greater than 0")),
-        (("--lr-warmup", -1), ("lr_warmup", "-1")),
-        (("--schedule", "foo"), ("schedule", "'foo'", "cosine")),
-        (("--binarize", "foo"), ("binarization", "'foo'", "dynamic")),
+        (("--clip-norm", 0), ("--clip-norm", "greater than 0")),
+        (("--lr-warmup", -1), "--lr-warmup -1"),
+        (("--schedule", "foo"), ("--schedule foo", "cosine")),
+        (("--binarize", "foo"), ("--binarize foo", "dynamic")),
         (("--device", "foo"), ("device 'foo'", "auto, cpu or cuda")),
         (("--device", "meta"), ("device 'meta'", "auto, cpu or cuda")),
         (("--device", ""), ("device ''", "auto, cpu or cuda")),
@@ -104,7 +104,7 @@ def test_train_refuses_a_model_that_is_none():
     refused("train", says=("no model", "probgen models"))
     refused("train", "vea", says=("'vea'", "did you mean 'vae'"))
     refused("train", "evil", says=("'evil'", "FILE.py:CLASS"))
-    refused("train", "missing.py:MyVAE", says=("no file", "missing.py"))
+    refused("train", "missing.py:MyVAE", says=("no Python file", "missing.py"))
     refused("train", "", says="no model")
 
 
@@ -131,14 +131,14 @@ def test_a_gpu_that_is_not_here(command):
         ("c.json", '{"steps": 1', ("c.json", ".json")),
         ("c.json", "[1]", ("list", "names and values")),
         ("c.toml", "stepz = 3", ("'stepz'", "steps")),
-        ("c.toml", "options = 3", ("options", "3", "table")),
+        ("c.toml", "options = 3", ("options", "3", "dictionary")),
         ("c.toml", 'steps = "abc"', ("steps", "abc")),
         ("c.toml", "lr = [1]", "lr"),
         ("c.toml", "[options]\nlatent_dim = -1", ("latent_dim", "-1")),
         ("c.toml", "[options]\nlatnt_dim = 1", "latnt_dim"),
         ("c.toml", "model = 3", "model"),
         ("c.toml", "data = 3", "data"),
-        ("c.toml", "data_dir = 3", "data_dir"),
+        ("c.toml", "data_dir = 3", "--data-dir 3"),
         ("c.toml", "device = [1]", "device"),
         ("c.toml", "binarize = 3", "binariz"),
         ("c.toml", "seed = 1.5", "seed"),

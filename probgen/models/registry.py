@@ -131,7 +131,7 @@ def options_of(cls: type) -> list[Option]:
     parameters = signature.parameters.values()
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [
-        Option(p.name, p.annotation, p.default) for p in parameters if p.kind in kinds and p.name not in DATA_PARAMETERS
+        Option(p.name, type_of(p), p.default) for p in parameters if p.kind in kinds and p.name not in DATA_PARAMETERS
     ]
 
 
