@@ -100,7 +100,7 @@ def test_a_missing_class_is_told_with_those_that_are_there(tmp_path):
 
 
 def test_a_missing_file_is_told(tmp_path):
-    assert "no file" in refusal(find_class, str(tmp_path / "absent.py") + ":Mine")
+    assert "no Python file" in refusal(find_class, str(tmp_path / "absent.py") + ":Mine")
 
 
 def test_two_files_of_one_name_are_two_classes(tmp_path):
@@ -147,8 +147,8 @@ def test_text_becomes_the_type_of_the_option(text, value):
         ("latnt_dim", "8", "unknown option 'latnt_dim' of VAE: did you mean 'latent_dim'?"),
         ("colour", "8", "unknown option 'colour' of VAE: it has latent_dim,"),
         ("image_shape", "8", "unknown option 'image_shape'"),
-        ("latent_dim", "eight", "latent_dim='eight' came, expected int"),
-        ("latent_dim", "8.5", "latent_dim='8.5' came, expected int"),
+        ("latent_dim", "eight", "latent_dim='eight' came, expected a whole number"),
+        ("latent_dim", "8.5", "latent_dim='8.5' came, expected a whole number"),
         ("latent_dim", "0", "greater than or equal to 1"),
         ("hidden", "200,x", "hidden="),
         ("hidden", "", "at least 1 item"),
@@ -156,7 +156,7 @@ def test_text_becomes_the_type_of_the_option(text, value):
         ("network", "rnn", "network='rnn' came, expected mlp|conv"),
         ("beta", "nan", "finite number"),
         ("beta", "-1", "greater than 0"),
-        ("latent_dim", "none", "latent_dim='none' came, expected int"),
+        ("latent_dim", "none", "latent_dim='none' came, expected a whole number"),
     ],
 )
 def test_an_option_that_does_not_fit_is_told_in_one_line(option, value, expected):

@@ -311,6 +311,10 @@ def test_resuming_without_any_part_of_the_state_differs(lost):
     for _ in range(3):
         whole.step()
     buffer.seek(0)
+    if lost in ("optimizer", "steps_done"):  # the one does not fit the other: found out at once
+        with pytest.raises(ValueError, match="optimizer"):
+            blank.load_state_dict(torch.load(buffer, weights_only=True))
+        return
     blank.load_state_dict(torch.load(buffer, weights_only=True))
     for _ in range(3):
         blank.step()

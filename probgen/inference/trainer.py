@@ -192,8 +192,8 @@ def check_state(state: dict[str, Any], parameters: list[Tensor], config: TrainCo
         raise ValueError(f"steps_done is {done!r}, expected 0 to {config.steps}")
     shapes = [p.shape for p in parameters]
     moments = state["optimizer"]["state"]
-    if done and sorted(moments) != list(range(len(shapes))):
-        raise ValueError("the optimizer remembers other parameters")
+    if bool(done) != bool(moments) or not set(moments) <= set(range(len(shapes))):
+        raise ValueError("the optimizer remembers other parameters, or nothing")
     for index, moment in moments.items():
         if {moment["exp_avg"].shape, moment["exp_avg_sq"].shape} != {shapes[index]} or moment["step"].numel() != 1:
             raise ValueError(f"the optimizer's state of parameter {index} is not of shape {tuple(shapes[index])}")
