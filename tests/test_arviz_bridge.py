@@ -29,6 +29,11 @@ def test_each_image_has_its_own_tail():
     assert heavy > 0.7
 
 
+def test_one_weight_that_is_all_has_the_heaviest_tail():
+    log_weights = torch.cat([torch.zeros(1, 2), torch.full((99, 2), -1e5) + torch.rand(99, 2)])
+    assert (pareto_k(log_weights) == torch.inf).all()
+
+
 def test_exact_posterior_weights_have_no_tail_and_are_trusted():
     ppca = ProbabilisticPCA((5,), latent_dim=2)
     estimate = iwae(ppca.model, ppca.guide, torch.randn(4, 5), 100)

@@ -41,5 +41,7 @@ def pareto_k(log_weights: Float[Tensor, "k b"]) -> Float[Tensor, " b"]:
 
             _, shape = array_stats.psislw(-rows)
     found = torch.as_tensor(np.atleast_1d(shape)).to(log_weights)
+    # One weight beside nothing: 0.23 says inf, 1.x nan.
+    found = torch.where(found.isnan(), torch.full_like(found, torch.inf), found)
     constant = (log_weights.amax(0) - log_weights.amin(0)) < CONSTANT
     return torch.where(constant, torch.full_like(found, -torch.inf), found)
