@@ -68,6 +68,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
     json_: Json = False,
+    again: Annotated[str | None, typer.Option("--model", help="The same as MODEL.")] = None,
 ) -> None:
     """Train a model: [bold]probgen train vae --data digits --out runs/vae --set latent_dim=8[/bold]
 
@@ -82,7 +83,9 @@ def train(
         "batch_size": batch_size, "lr": lr, "schedule": schedule, "lr_warmup": lr_warmup, "clip_norm": clip_norm,
         "ema": ema, "patience": patience, "seed": seed, "device": device, "binarize": binarize,
     }  # fmt: skip
-    name, given = gather(model, flags, set_ or [], config)
+    if model and again and model != again:
+        raise UserError(f"MODEL {model} and --model {again} came, expected one of them")
+    name, given = gather(model or again, flags, set_ or [], config)
     place = out or Path("runs") / f"{Path(name or 'run').stem}-{Path(str(given.get('data', 'digits'))).stem}"
     summary = run_training(name, given, place, resume=resume, overwrite=overwrite, quiet=quiet)
     if not quiet:

@@ -321,3 +321,12 @@ def test_nan_at_a_step_names_step_and_site_and_keeps_the_last_good_weights(tmp_p
     assert all(torch.isfinite(weight).all() for weight in model.state_dict().values())
     (tmp_path / "my_vae.py").write_text(PAIR)  # mended
     ok("train", NAME, "--resume", "--out", "run", "--quiet")
+
+
+def test_resuming_takes_the_file_as_model_option_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_vae.py").write_text(PAIR)
+    ok("train", NAME, *TRAIN, "--out", "run", "--quiet")
+    ok("train", "--model", NAME, "--resume", "--out", "run", "--quiet")
+    refused("train", "--resume", "--out", "run", says="executes no code by itself")
+    refused("train", "vae", "--model", NAME, "--out", "other", says="expected one of them")
