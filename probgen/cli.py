@@ -181,21 +181,24 @@ def elbo(
     index: Annotated[int | None, typer.Option(help="One image, by its place in the split.")] = None,
     split: SplitName = "test",
     particles: Particles = 1,
+    out: Annotated[Path | None, typer.Option(help="Also draw the terms into this .png.")] = None,
     seed: Seed = 0,
     data_dir: DataDir = None,
     model: Model = None,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """The three terms of log p(x), with their numbers."""
+    """The pair's equation and the three terms of log p(x), with their numbers; one image, or the mean of many."""
     from probgen.commands.evaluate import elbo_run
     from probgen.tables import print_elbo
 
     result = elbo_run(
         run, split=split, num=num, index=index, particles=particles, data_dir=data_dir, model=model, device=device,
-        seed=seed,
+        seed=seed, out=out,
     )  # fmt: skip
     print_json(result) if json_ else print_elbo(result)
+    if out:
+        said(out)
 
 
 @app.command()

@@ -6,16 +6,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from probgen.inference.terms_view import as_rich, with_error
+
 
 def stdout_console() -> Console:
     """A console on stdout; wide enough in a pipe that no row is folded."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
-
-
-def with_error(value: float, stderr: float | None) -> str:
-    """`−88.71 ± 0.24`; a number without a known error stands alone."""
-    return f"{value:.2f}".replace("-", "−") + ("" if stderr is None else f" ± {stderr:.2f}")
 
 
 def print_evaluation(result: Mapping[str, Any]) -> None:
@@ -53,34 +50,13 @@ NAMES = {
 
 
 def print_elbo(result: Mapping[str, Any]) -> None:
-    """The equation, with its numbers underneath."""
+    """The pair's equation, the three terms of log p(x) with their numbers underneath, one row for each site."""
     console = stdout_console()
     images = result["num_images"]
     who = f"the mean of {images} {result['split']} images" if images > 1 else f"one {result['split']} image"
     draws = f"{result['particles']} particle{'s' * (result['particles'] != 1)}"
     console.print(f"{result['model']} on {result['data']}, {who}, {draws}, in nats\n", markup=False)
-    if len(result["kl"]) == 1:
-        console.print("log p(x), exact: nothing is latent")
-        console.print(with_error(**result["elbo"]))
-        return
-    numbers = [with_error(**part) for part in (result["log_likelihood"]["total"], result["kl"]["total"])]
-    terms = ["E_q[log p(x | z)]", "KL(q(z | x) ‖ p(z))", "KL(q(z | x) ‖ p(z | x))"]
-    widths = [max(len(a), len(b)) for a, b in zip(terms, [*numbers, "unknown, ≥ 0"], strict=True)]
-    cells = [t.center(w) for t, w in zip(terms, widths, strict=True)]
-    values = [t.center(w) for t, w in zip([*numbers, "unknown, ≥ 0"], widths, strict=True)]
-    console.print(f"log p(x) = {cells[0]} − {cells[1]} + {cells[2]}", markup=False)
-    console.print(f"           {values[0]} − {values[1]} + {values[2]}")
-    console.print(f"         ≥ {with_error(**result['elbo'])}   the ELBO, a {result['kind']}\n")
-    for name, term in result["kl"].items():
-        if name == "total":
-            continue
-        console.print(f"KL of {name}: {term['method']}", markup=False)
-        if term["per_dim"] is not None:
-            ranked = sorted(enumerate(term["per_dim"]), key=lambda pair: -pair[1])
-            shown = ", ".join(f"{name}[{dim}] {kl:.2f}" for dim, kl in ranked[:8])
-            console.print(f"  by dimension: {shown}{', …' if len(ranked) > 8 else ''}", markup=False)
-    if result["active_units"] is not None:
-        console.print(f"active units: {result['active_units']}")
+    console.print(as_rich(result))
 
 
 def print_models(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -134,7 +134,7 @@ def test_the_elbo_is_the_sum_of_its_terms(name):
     result = ok("elbo", trained(name), "--num", 20, "--json").json
     assert result.keys() == {
         "model", "data", "split", "num_images", "particles", "unit", "kind", "elbo", "log_likelihood", "kl",
-        "active_units",
+        "active_units", "equation",
     }  # fmt: skip
     assert result["kind"] == "lower bound"
     total = result["log_likelihood"]["total"]["value"] - result["kl"]["total"]["value"]
@@ -150,9 +150,18 @@ def test_the_kl_is_told_by_dimension():
     assert sum(kl["per_dim"]) == pytest.approx(kl["value"], rel=1e-4)
 
 
-def test_the_elbo_of_one_image():
-    result = ok("elbo", trained("vae"), "--index", 3, "--particles", 2, "--json").json
-    assert (result["num_images"], result["particles"], result["elbo"]["stderr"]) == (1, 2, None)
+def test_the_elbo_of_one_image_has_the_error_of_its_draws():
+    one, many = (ok("elbo", trained("vae"), "--index", 3, "--particles", n, "--json").json for n in (1, 400))
+    assert (one["num_images"], one["particles"], one["elbo"]["stderr"]) == (1, 1, None)
+    assert 0 < many["elbo"]["stderr"] < 2
+    assert abs(many["elbo"]["value"] - one["elbo"]["value"]) < 6 * 20 * many["elbo"]["stderr"]
+
+
+def test_the_elbo_as_a_picture(tmp_path):
+    result = ok("elbo", trained("vae"), "--num", 30, "--out", tmp_path / "terms.png")
+    assert f"wrote {tmp_path / 'terms.png'}" in result.stderr
+    assert picture(tmp_path / "terms.png").shape[1] > 1000
+    refused("elbo", trained("vae"), "--out", tmp_path / "terms.txt", says="ends in .png")
 
 
 def test_the_elbo_as_an_equation():

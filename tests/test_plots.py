@@ -144,11 +144,3 @@ def test_points_are_drawn():
     alone, with_data = pixels_of(plots.points(samples)), pixels_of(plots.points(samples, data))
     assert alone.shape[2] == with_data.shape[2] == 3
     assert not np.array_equal(alone, with_data)
-
-
-@pytest.mark.parametrize("per_dim", [None, torch.rand(30, 5)])
-def test_the_terms_of_the_elbo_are_drawn(per_dim):
-    kl = torch.rand(30)
-    found = pixels_of(plots.elbo_figure(-80 - kl, torch.full((30,), -80.0), kl, per_dim))
-    assert found.std() > 5
-    assert found.shape[1] > 800

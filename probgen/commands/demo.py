@@ -81,7 +81,7 @@ def picture(out: Path) -> None:
 def terms_picture(opened: OpenedRun) -> bytes:
     """The terms of the ELBO on the test images."""
     terms = elbo_terms(opened.model.model, opened.model.guide, opened.split("test"), 10)
-    return plots.elbo_figure(terms.elbo, terms.log_likelihood, terms.kl, terms.latent[0].kl_per_dim)
+    return plots.figure_png(terms.plot())
 
 
 def elbo_of(out: Path) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from probgen.commands.common import OpenedRun, check_num, open_run
+from probgen.commands.common import OpenedRun, check_num, open_run, output_file, save_picture
 from probgen.errors import UserError
 from probgen.inference.annealing import ais, bdmc
-from probgen.inference.elbo import ElboTerms, elbo_terms
+from probgen.inference.elbo import elbo_terms
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
 from probgen.models.contracts import Kind, kind_of
+from probgen.plots import figure_png
 from probgen.tables import NAMES
 
 MOST_PARTICLES = 1_000_000
@@ -182,8 +183,11 @@ def elbo_run(
     model: str | None,
     device: str,
     seed: int,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """The terms of the ELBO, of one image or on average over `num`."""
+    """The terms of the ELBO, of one image or on average over `num`; their picture in the file `out`."""
+    if out is not None:
+        output_file(out, ".png")
     if not 1 <= particles <= MOST_PARTICLES:
         raise UserError(f"--particles {particles} came, expected 1 to {MOST_PARTICLES:,}")
     if num is not None:
@@ -197,34 +201,6 @@ def elbo_run(
     if kind_of(opened.model) is Kind.NONE:
         raise UserError(f"there is no ELBO: {opened.model.no_density}")
     terms = elbo_terms(opened.model.model, opened.model.guide, images, particles)
-    return {"model": opened.run.config.model, "data": opened.run.config.data, "split": split} | terms_json(terms)
-
-
-def terms_json(terms: ElboTerms) -> dict[str, Any]:
-    """The terms as numbers: means over images with their standard errors, in nats per image."""
-
-    def number(per_image: Tensor) -> dict[str, float | None]:
-        estimate = Estimate.of(per_image, "estimate").to_json()
-        return {"value": estimate["value"], "stderr": estimate["stderr"]}
-
-    return {
-        "num_images": len(terms.elbo),
-        "particles": terms.num_particles,
-        "unit": "nats per image",
-        "kind": terms.estimate.kind,
-        "elbo": number(terms.elbo),
-        "log_likelihood": {"total": number(terms.log_likelihood)}
-        | {term.name: number(term.log_likelihood) for term in terms.observed},
-        "kl": {"total": number(terms.kl)}
-        | {
-            term.name: number(term.kl)
-            | {
-                "method": term.method,
-                "log_prior": number(term.log_prior),
-                "log_guide": number(term.log_guide),
-                "per_dim": None if term.kl_per_dim is None else term.kl_per_dim.mean(0).tolist(),
-            }
-            for term in terms.latent
-        },
-        "active_units": terms.active_units,
-    }
+    if out is not None:
+        save_picture(out, figure_png(terms.plot()))
+    return {"model": opened.run.config.model, "data": opened.run.config.data, "split": split} | terms.to_json()

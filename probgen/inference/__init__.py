@@ -1,11 +1,12 @@
 """Training and measuring any Pyro model/guide pair."""
 
 from probgen.inference.annealing import ais, bdmc
-from probgen.inference.elbo import ElboTerms, elbo_terms
+from probgen.inference.elbo import elbo_terms
 from probgen.inference.equation import Equation, equation
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
 from probgen.inference.fit import fit
+from probgen.inference.terms import ElboTerms
 from probgen.inference.trainer import TrainConfig, Trainer, TrainingError
 
 __all__ = [

@@ -6,7 +6,7 @@ log p(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z)) + KL(q(z | x) ‖ p(z | x
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -17,89 +17,11 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from probgen.errors import UserError
-from probgen.inference.estimates import Estimate
+from probgen.inference.equation import Equation, equation
+from probgen.inference.terms import Draws, ElboTerms, KLMethod, LatentTerm, ObservedTerm
 from probgen.inference.traces import Program, Site, evaluating, trace_pair
 
-ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016, section 4: a unit is active when Var_x(E_q[z]) exceeds it
-
-KLMethod = Literal["closed-form", "sampled"]
-
-
-@dataclass(frozen=True)
-class ObservedTerm:
-    """E_q[log p(x | z)] of an observed site: the mean over particles, in nats, one number per image."""
-
-    name: str
-    log_likelihood: Float[Tensor, " b"]
-
-
-@dataclass(frozen=True)
-class LatentTerm:
-    """A latent site: E_q[log p(z)], E_q[log q(z | x)] and KL(q ‖ p), in nats, one number per image.
-
-    method: whether `kl` is the closed form of the two distributions, or log_guide − log_prior of the draws.
-    kl_per_dim: the closed form for each latent dimension, where both distributions factorize.
-    guide_mean: E_q[z] for each image, where the guide's distribution has one.
-    """
-
-    name: str
-    log_prior: Float[Tensor, " b"]
-    log_guide: Float[Tensor, " b"]
-    kl: Float[Tensor, " b"]
-    method: KLMethod
-    kl_per_dim: Float[Tensor, "b d"] | None
-    guide_mean: Float[Tensor, "b d"] | None
-
-
-Term = TypeVar("Term", ObservedTerm, LatentTerm)
-
-
-@dataclass(frozen=True)
-class ElboTerms:
-    """The ELBO of each image as a sum of terms, all in nats; b images, means over `num_particles` draws.
-
-    `elbo` is `log_likelihood − kl` and these are the sums over `observed` and `latent`, exactly.
-    """
-
-    observed: tuple[ObservedTerm, ...]
-    latent: tuple[LatentTerm, ...]
-    num_particles: int
-
-    @property
-    def log_likelihood(self) -> Float[Tensor, " b"]:
-        """E_q[log p(x | z)], over all observed sites."""
-        return torch.stack([term.log_likelihood for term in self.observed]).sum(0)
-
-    @property
-    def kl(self) -> Float[Tensor, " b"]:
-        """KL(q(z | x) ‖ p(z)), over all latent sites; zero where nothing is latent."""
-        if not self.latent:
-            return torch.zeros_like(self.log_likelihood)
-        return torch.stack([term.kl for term in self.latent]).sum(0)
-
-    @property
-    def elbo(self) -> Float[Tensor, " b"]:
-        """E_q[log p(x | z)] − KL(q(z | x) ‖ p(z)) ≤ log p(x)."""
-        return self.log_likelihood - self.kl
-
-    @property
-    def estimate(self) -> Estimate:
-        """The mean ELBO; exact when nothing is latent, since it is then log p(x) itself."""
-        if not self.latent:
-            return Estimate.of(self.elbo, "exact")
-        return Estimate.of(self.elbo, "lower bound", self.num_particles)
-
-    @property
-    def active_units(self) -> int | None:
-        """Latent dimensions whose mean code varies over the images by more than 0.01 (Burda et al. 2016).
-
-        None where the guide's distributions have no mean, or for a single image.
-        """
-        means = [term.guide_mean for term in self.latent]
-        if not means or len(self.elbo) < 2:
-            return None
-        counts = [int((m.var(0) > ACTIVE_UNIT_VARIANCE).sum()) for m in means if m is not None]
-        return sum(counts) if len(counts) == len(means) else None
+Term = TypeVar("Term", ObservedTerm, LatentTerm, Draws)
 
 
 @torch.no_grad()
@@ -109,8 +31,9 @@ def elbo_terms(
     x: Shaped[Tensor, "b *shape"],
     num_particles: int = 1,
     *,
-    kl: KLMethod = "closed-form",
+    kl: Literal["closed-form", "sampled"] = "closed-form",
     chunk_size: int = 1024,
+    keep_draws: bool = False,
 ) -> ElboTerms:
     """Every term of the ELBO of each image under a Pyro pair, in nats.
 
@@ -119,6 +42,7 @@ def elbo_terms(
     num_particles: draws of z per image over which the terms are averaged.
     kl: `closed-form` where torch or Pyro knows it and it is valid, by sampling elsewhere; or `sampled` always.
     chunk_size: images times particles that are held in memory at once.
+    keep_draws: keep the drawn z and their log-probabilities, for `ElboTerms.to_arviz`.
 
     Raises UserError for a pair whose terms would be wrong (see `trace_pair`).
     """
@@ -126,11 +50,20 @@ def elbo_terms(
         raise UserError(f"num_particles={num_particles} came, expected 1 or more")
     with evaluating(model, guide):
         images = max(1, chunk_size // num_particles)
-        chunks = [terms_of(trace_pair(model, guide, part, num_particles), kl) for part in x.split(images)]
-    return concatenate(chunks)
+        chunks = [terms_of(trace_pair(model, guide, part, num_particles), kl, keep_draws) for part in x.split(images)]
+    return replace(concatenate(chunks), equation=own_equation(model, guide, x[:2]))
 
 
-def terms_of(sites: Sequence[Site], kl: KLMethod) -> ElboTerms:
+def own_equation(model: Program, guide: Program, x: Tensor) -> Equation | str:
+    """The pair's equation; a program that cannot be read leaves the reason in its place."""
+    try:
+        return equation(model, guide, x)
+    except Exception as error:  # a user's program may do anything to a tensor
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"(the equation could not be read off the program: {reason})"
+
+
+def terms_of(sites: Sequence[Site], kl: KLMethod, keep_draws: bool = False) -> ElboTerms:
     """The terms of one traced batch.
 
     The closed form of KL(q(z_i | …) ‖ p(z_i | …)) at drawn parents is right when no parent of z_i in the model
@@ -139,31 +72,64 @@ def terms_of(sites: Sequence[Site], kl: KLMethod) -> ElboTerms:
     latent = [site for site in sites if not site.observed]
     if [s.guide_position for s in latent] != sorted(s.guide_position or 0 for s in latent):
         kl = "sampled"
-    observed = tuple(ObservedTerm(s.name, s.log_p.mean(0)) for s in sites if s.observed)
-    terms = tuple(latent_term(site, kl) for site in latent)
-    return ElboTerms(observed, terms, sites[0].log_p.shape[0])
-
-
-def latent_term(site: Site, kl: KLMethod) -> LatentTerm:
-    """log p, log q and KL of one latent site."""
-    assert site.log_q is not None
-    exact = closed_form_kl(site) if kl == "closed-form" else None
-    sampled = (site.log_q - site.log_p).mean(0)
-    return LatentTerm(
-        site.name,
-        site.log_p.mean(0),
-        site.log_q.mean(0),
-        sampled if exact is None else exact,
-        "sampled" if exact is None else "closed-form",
-        None if exact is None else kl_per_dim(site),
-        guide_mean(site),
+    kls = [closed_form_kl(site) if kl == "closed-form" else None for site in latent]
+    parts = [s.log_p for s in sites if s.observed]
+    parts += [-kl_draws(site, exact) for site, exact in zip(latent, kls, strict=True)]
+    return ElboTerms(
+        tuple(ObservedTerm(s.name, s.log_p.mean(0), noise(s.log_p)) for s in sites if s.observed),
+        tuple(latent_term(site, exact) for site, exact in zip(latent, kls, strict=True)),
+        len(sites[0].log_p),
+        noise(torch.stack(parts).sum(0)) if latent else torch.zeros_like(sites[0].log_p[0]),
+        draws=kept(sites) if keep_draws else None,
     )
 
 
-def closed_form_kl(site: Site) -> Float[Tensor, " b"] | None:
+def kl_draws(site: Site, exact: Tensor | None) -> Float[Tensor, "k b"]:
+    """The site's part of the ELBO's second term for each particle: in closed form, else at the drawn value."""
+    assert site.log_q is not None
+    return site.log_q - site.log_p if exact is None else exact
+
+
+def noise(draws: Float[Tensor, "k b"]) -> Float[Tensor, " b"]:
+    """Standard error of the mean over particles; nan for one."""
+    return draws.std(0) / len(draws) ** 0.5 if len(draws) > 1 else torch.full_like(draws[0], math.nan)
+
+
+def kept(sites: Sequence[Site]) -> Draws:
+    """The draws themselves."""
+    latent = [site for site in sites if not site.observed]
+    return Draws(
+        values={s.name: s.drawn for s in latent},
+        log_likelihood={s.name: s.log_p for s in sites if s.observed},
+        log_prior={s.name: s.log_p for s in latent},
+        log_guide={s.name: s.log_q for s in latent if s.log_q is not None},
+    )
+
+
+def latent_term(site: Site, exact: Tensor | None) -> LatentTerm:
+    """log p, log q and KL of one latent site, given the KL's closed form if there is one.
+
+    The first site has no latent parents: its closed form is the same for every draw.
+    """
+    assert site.log_q is not None
+    draws = kl_draws(site, exact)
+    return LatentTerm(
+        site.name,
+        log_prior=site.log_p.mean(0),
+        log_guide=site.log_q.mean(0),
+        kl=draws.mean(0),
+        stderr=torch.zeros_like(draws[0]) if exact is not None and site.guide_position == 0 else noise(draws),
+        method="sampled" if exact is None else "closed-form",
+        gradient="reparameterized" if site.q.has_rsample else "score-function",
+        kl_per_dim=None if exact is None else kl_per_dim(site),
+        guide_mean=guide_mean(site),
+    )
+
+
+def closed_form_kl(site: Site) -> Float[Tensor, "k b"] | None:
     """KL(q ‖ p) between the site's distributions, None where torch and Pyro know no formula."""
     try:
-        return site.reduce(scale_and_mask(kl_divergence(site.q, site.p), mask=site.mask)).mean(0)
+        return site.reduce(scale_and_mask(kl_divergence(site.q, site.p), mask=site.mask))
     except NotImplementedError:
         return None
 
@@ -193,19 +159,23 @@ def guide_mean(site: Site) -> Float[Tensor, "b d"] | None:
 def concatenate(chunks: Sequence[ElboTerms]) -> ElboTerms:
     """One object for the images of all chunks."""
 
-    def join(tensors: Sequence[Tensor | None]) -> Tensor | None:
-        return None if tensors[0] is None else torch.cat([t for t in tensors if t is not None])
+    def join(tensors: Sequence[Any], dim: int = 0) -> Any:
+        if isinstance(tensors[0], Tensor):
+            return torch.cat(list(tensors), dim)
+        if isinstance(tensors[0], dict):
+            return {name: join([t[name] for t in tensors], dim) for name in tensors[0]}
+        return tensors[0]
 
-    def merge(terms: Sequence[Term]) -> Term:
-        tensors: dict[str, Any] = {
-            k: join([getattr(t, k) for t in terms]) for k in vars(terms[0]) if k not in ("name", "method")
-        }
-        return replace(terms[0], **tensors)
+    def merge(terms: Sequence[Term], dim: int = 0) -> Term:
+        return replace(terms[0], **{key: join([getattr(t, key) for t in terms], dim) for key in vars(terms[0])})
 
-    return ElboTerms(
-        tuple(merge(group) for group in zip(*(c.observed for c in chunks), strict=True)),
-        tuple(merge(group) for group in zip(*(c.latent for c in chunks), strict=True)),
-        chunks[0].num_particles,
+    first = chunks[0]
+    return replace(
+        first,
+        observed=tuple(merge(group) for group in zip(*(c.observed for c in chunks), strict=True)),
+        latent=tuple(merge(group) for group in zip(*(c.latent for c in chunks), strict=True)),
+        stderr=join([c.stderr for c in chunks]),
+        draws=first.draws and merge([c.draws for c in chunks if c.draws], dim=1),
     )
 
 

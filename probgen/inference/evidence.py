@@ -10,7 +10,7 @@ from torch import Tensor
 from probgen.console import track
 from probgen.errors import UserError
 from probgen.inference.arviz_bridge import FEWEST_WEIGHTS, pareto_k
-from probgen.inference.elbo import log_mean_exp
+from probgen.inference.elbo import log_mean_exp, noise
 from probgen.inference.estimates import Estimate
 from probgen.inference.traces import Program, as_real, evaluating, trace_pair
 
@@ -34,7 +34,7 @@ def iwae(
 
     diagnose: with 25 particles or more, fit the tail of each image's weights (`Estimate.pareto_k`).
 
-    Raises UserError for a pair whose terms would be wrong (see `trace_pair`), ValueError for K < 1.
+    Raises UserError for a pair whose terms would be wrong (see `trace_pair`), and for K < 1.
     """
     if num_particles < 1:
         raise UserError(f"num_particles={num_particles} came, expected 1 or more")
@@ -42,15 +42,15 @@ def iwae(
     with evaluating(model, guide):
         parts = track(x.split(images), f"IWAE, {num_particles} particles", quiet=not progress)
         results = [summarize(chunked_weights(model, guide, part, num_particles), diagnose) for part in parts]
-    bounds, tails = zip(*results, strict=True)
-    estimate = Estimate.of(torch.cat(bounds), "lower bound", num_particles)
+    bounds, errors, tails = zip(*results, strict=True)
+    estimate = Estimate.of(torch.cat(bounds), "lower bound", num_particles, torch.cat(errors))
     return estimate if tails[0] is None else replace(estimate, pareto_k=torch.cat(tails))
 
 
-def summarize(weights: Float[Tensor, "k b"], diagnose: bool) -> tuple[Tensor, Tensor | None]:
-    """The bound of each image, and the shape of its weights' tail if asked for."""
+def summarize(weights: Float[Tensor, "k b"], diagnose: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The bound of each image with its Monte Carlo error, and the shape of its weights' tail if asked for."""
     with_tail = diagnose and len(weights) >= FEWEST_WEIGHTS
-    return log_mean_exp(weights).cpu(), pareto_k(weights).cpu() if with_tail else None
+    return log_mean_exp(weights).cpu(), log_mean_noise(weights).cpu(), pareto_k(weights).cpu() if with_tail else None
 
 
 def chunked_weights(model: Program, guide: Program, x: Tensor, num_particles: int) -> Float[Tensor, "k b"]:
@@ -58,6 +58,11 @@ def chunked_weights(model: Program, guide: Program, x: Tensor, num_particles: in
     most = max(1, CHUNK // len(x))
     counts = [most] * (num_particles // most) + [num_particles % most]
     return torch.cat([log_weights(model, guide, x, k) for k in counts if k])
+
+
+def log_mean_noise(log_weights: Float[Tensor, "k b"]) -> Float[Tensor, " b"]:
+    """Standard error of log (1/k) Σ_k w_k, by the delta method: that of the mean, relative to it; nan for k = 1."""
+    return noise((log_weights - log_mean_exp(log_weights)).exp())
 
 
 def log_weights(

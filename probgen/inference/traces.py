@@ -27,6 +27,7 @@ PARTICLES = "_particles"  # our own plate, outside the images'
 class Site:
     """A `pyro.sample` statement after one pass; k particles, b images.
 
+    value, drawn: its value, as the program has it, and as `k b …`.
     p, q: its distribution in the model, and in the guide (None where observed).
     log_p, log_q: log-probabilities in nats, summed over everything but particles and images.
     reduce: sums any tensor of the site's batch shape to `k b`.
@@ -37,6 +38,7 @@ class Site:
     name: str
     observed: bool
     value: Tensor
+    drawn: Tensor
     p: Any
     q: Any
     log_p: Float[Tensor, "k b"]
@@ -125,6 +127,7 @@ def trace_pair(
             name=name,
             observed=node["is_observed"],
             value=node["value"],
+            drawn=in_front(node, plate, num_particles, num_images),
             p=node["fn"],
             q=guide_nodes[name]["fn"] if name in order else None,
             log_p=reducers[name](node["log_prob"]),
@@ -201,6 +204,19 @@ def image_plate(nodes: list[dict[str, Any]], model: Program, x: Tensor) -> str |
             again = sample_sites(poutine.trace(model).get_trace(other)).values()
         names &= {f.name for n in again for f in n["cond_indep_stack"] if f.vectorized and f.size == len(other)}
     return min(names, default=None)
+
+
+def in_front(node: dict[str, Any], plate: str | None, num_particles: int, num_images: int) -> Tensor:
+    """A site's value with particles and images as its first two axes, the axes of other plates behind them."""
+    fn, value = node["fn"], node["value"]
+    dims = {f.name: f.dim for f in node["cond_indep_stack"] if f.vectorized}
+    value = value.expand(fn.batch_shape + value.shape[value.dim() - len(fn.event_shape) :])
+    event = len(fn.event_shape)
+    places = [dims[name] - event for name in (PARTICLES, plate) if name in dims]
+    value = value.movedim(places, tuple(range(len(places))))
+    rest = value.shape[len(places) :]
+    plain = [size for size, axis in zip(rest, range(len(rest)), strict=True) if size != 1 or axis >= len(rest) - event]
+    return value.reshape(num_particles, num_images, *plain)
 
 
 def site_reducer(
