@@ -157,6 +157,7 @@ def evaluate(
     method: Annotated[str | None, typer.Option(help="elbo, iwae, ais (annealing), bdmc (both sides).")] = None,
     chains: Annotated[int, typer.Option(help="Of ais and bdmc, for each image.")] = 16,
     distributions: Annotated[int, typer.Option(help="Of ais and bdmc: steps from prior to posterior.")] = 500,
+    schedule: Annotated[str, typer.Option(help="Of ais and bdmc: sigmoidal, or adaptive.")] = "sigmoidal",
     seed: Seed = 0,
     data_dir: DataDir = None,
     model: Model = None,
@@ -169,7 +170,7 @@ def evaluate(
 
     result = evaluate_run(
         run, split=split, particles=particles, num=num, data_dir=data_dir, model=model, device=device, seed=seed,
-        method=method, annealing=Annealing(chains, distributions), quiet=json_,
+        method=method, annealing=Annealing(chains, distributions, schedule), quiet=json_,
     )  # fmt: skip
     print_json(result) if json_ else print_evaluation(result)
 
@@ -202,13 +203,80 @@ def elbo(
 
 
 @app.command()
-def info(run: RunPath, model: Model = None, json_: Json = False) -> None:
-    """What a run directory holds: model, options, training, last numbers."""
+def diagnose(
+    run: RunPath,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make: figures, numbers, draws.")],
+    index: Annotated[int, typer.Option(help="The image, by its place in the split.")] = 0,
+    split: SplitName = "test",
+    chains: Annotated[int, typer.Option(help="Of NUTS; two or more can be compared with each other.")] = 4,
+    samples: Annotated[int, typer.Option(help="Draws of each chain.")] = 500,
+    warmup: Annotated[int, typer.Option(help="Steps of each chain before, in which it finds its step size.")] = 500,
+    particles: Annotated[int, typer.Option(help="Draws from the guide for ELBO, log p(x) and Pareto k̂.")] = 1000,
+    start: Annotated[str, typer.Option(help="Of chains: guide, or prior (finds modes unknown to it).")] = "guide",
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Is the guide any good? For one image: q(z | x) beside p(z | x) as NUTS draws it, and the KL between them.
+
+    Shift and spread of each latent dimension tell where the guide is wrong (correlations that it misses are in
+    pairs.png), the KL what that costs of log p(x), Pareto k̂ whether its draws could stand for the posterior.
+    R̂ near 1 says that NUTS itself can be believed.
+    """
+    from probgen.commands.diagnose import Sampling, diagnose_run
+    from probgen.tables import print_diagnosis
+
+    result = diagnose_run(
+        run, index, out, split=split, sampling=Sampling(chains, samples, warmup, particles, start), seed=seed,
+        data_dir=data_dir, model=model, device=device, quiet=json_,
+    )  # fmt: skip
+    print_json(result) if json_ else print_diagnosis(result)
+    said(out)
+
+
+@app.command()
+def gradients(
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option(help="Also draw them into this .png.")] = None,
+    num: Annotated[int, typer.Option(help="The ELBO's mean over the first so many images.")] = 1,
+    draws: Annotated[int, typer.Option(help="Of each gradient.")] = 500,
+    split: SplitName = "test",
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """The reparameterized and the score-function gradient of one ELBO: equal means, very different variances."""
+    from probgen.commands.gradients import gradients_run
+    from probgen.tables import print_gradients
+
+    result = gradients_run(
+        run, out, num=num, draws=draws, split=split, data_dir=data_dir, model=model, device=device, seed=seed,
+        quiet=json_,
+    )  # fmt: skip
+    print_json(result) if json_ else print_gradients(result)
+    if out:
+        said(out)
+
+
+@app.command()
+def info(
+    run: RunPath,
+    graph: Annotated[Path | None, typer.Option(help="Also draw the sites as a graph: .gv, .png, .svg, .pdf.")] = None,
+    model: Model = None,
+    json_: Json = False,
+) -> None:
+    """What a run directory holds: model, its equation, options, training, last numbers."""
     from probgen.commands.listing import describe_run
     from probgen.tables import print_info
 
-    result = describe_run(run, model)
+    result = describe_run(run, model, graph)
     print_json(result) if json_ else print_info(result)
+    if graph:
+        said(graph)
 
 
 @app.command()

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,8 +22,14 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing")
+    warnings.filterwarnings("ignore", message=r"\s*(ArviZ is undergoing|Encountered NaN)")
     warnings.filterwarnings("ignore", module=rf"({NOISY_DEPENDENCIES})(\..*)?")
+    warnings.showwarning = show_in_one_line
+
+
+def show_in_one_line(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as the command line tells it: without the place in the source that gave it."""
+    print("probgen: warning: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def stderr_console() -> Console:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from probgen.inference.terms_view import as_rich, with_error
@@ -22,20 +23,29 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     head = f"{result['model']} on {result['num_images']} {result['split']} images of {result['data']}{binarize}"
     console.print(head, markup=False)
     if result["estimates"]:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in ("", "nats per image", "what it is", "particles"):
-            table.add_column(column, justify="right" if column in ("nats per image", "particles") else "left")
-        for name, e in result["estimates"].items():
-            value = with_error(e["value"], e["stderr"])
-            dequantized = name == "log_prob" and "dequantized" in result.get("note", "")
-            kind = e["kind"] + (", of dequantized grey levels" if dequantized else "")
-            table.add_row(NAMES.get(name, name), value, kind, str(e["particles"] or ""))
-        console.print(table)
+        dequantized = "dequantized" in result.get("note", "")
+        console.print(estimates_table("", result["estimates"], dequantized))
+    if "gaps" in result:
+        console.print()
+        title = "the gap" if "bdmc_gap" in result["gaps"] else "what the ELBO loses"
+        console.print(estimates_table(title, result["gaps"]))
+        console.print(f"\n{result['acceptance']:.0%} of the HMC proposals accepted")
     if result["bits_per_dim"] is not None:
         console.print(f"{result['bits_per_dim']:.4f} bits per dimension")
     for key in ("warning", "note"):
         if key in result:
             console.print(f"{key}: {result[key]}", markup=False)
+
+
+def estimates_table(title: str, estimates: Mapping[str, Any], dequantized: bool = False) -> Table:
+    """One row for each number: what it is, and from how many draws."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in (title, "nats per image", "what it is", "particles"):
+        table.add_column(column, justify="right" if column in ("nats per image", "particles") else "left")
+    for name, e in estimates.items():
+        kind = e["kind"] + (", of dequantized grey levels" if dequantized and name == "log_prob" else "")
+        table.add_row(NAMES.get(name, name), with_error(e["value"], e["stderr"]), kind, str(e["particles"] or ""))
+    return table
 
 
 NAMES = {
@@ -45,7 +55,9 @@ NAMES = {
     "ais": "AIS",
     "bdmc_lower": "BDMC, forwards",
     "bdmc_upper": "BDMC, backwards",
-    "bdmc_gap": "the gap",
+    "bdmc_gap": "between the bounds",
+    "approximation": "to the guide's family",
+    "amortization": "to amortization",
 }
 
 
@@ -57,6 +69,105 @@ def print_elbo(result: Mapping[str, Any]) -> None:
     draws = f"{result['particles']} particle{'s' * (result['particles'] != 1)}"
     console.print(f"{result['model']} on {result['data']}, {who}, {draws}, in nats\n", markup=False)
     console.print(as_rich(result))
+
+
+MOST_DIMENSIONS = 10
+FAR, WIDE = 0.25, 1.25  # of the posterior's standard deviation: what is called shifted, narrow, wide
+
+
+def print_diagnosis(result: Mapping[str, Any]) -> None:
+    """Is the guide any good? What it loses of log p(x), whether NUTS can be believed, and the worst dimensions."""
+    console = stdout_console()
+    who = f"{result['model']} on {result['data']}, {result['split']} image {result['index']}"
+    console.print(f"{who}: the guide against {result['chains']} × {result['samples']} draws of NUTS\n", markup=False)
+    told = Table(box=None, show_header=False, pad_edge=False)
+    for name, key in (("log p(x)", "evidence"), ("ELBO", "elbo"), ("KL(q ‖ p(z | x))", "kl")):
+        estimate = result[key]
+        sign = "≥" if estimate["kind"] == "lower bound" and key != "elbo" else "="
+        told.add_row(name, sign, with_error(estimate["value"], estimate["stderr"]), kind_of_number(key, estimate))
+    console.print(told)
+    count = "no divergences" if not result["divergences"] else f"{result['divergences']} divergences"
+    r_hat, ess = (("unknown" if result[key] is None else f"{result[key]:{how}}") for key, how in HOW_SHOWN)
+    verdict = "converged" if result["converged"] else "see the warnings"
+    console.print(f"\nNUTS: R̂ up to {r_hat}, worth {ess} independent draws or more, {count}: {verdict}", markup=False)
+    console.print(f"Pareto k̂: {tail_in_words(result)}\n", markup=False)
+    console.print(marginals_table(result["marginals"]))
+    for warning in result["warnings"]:
+        console.print(f"warning: {warning}", markup=False)
+
+
+HOW_SHOWN = (("r_hat", ".4g"), ("ess", ".0f"))
+
+
+def kind_of_number(key: str, estimate: Mapping[str, Any]) -> str:
+    """What a number of a diagnosis is."""
+    particles = f", {estimate['particles']} particles" if estimate["particles"] else ""
+    if key == "kl":
+        return "nats lost or more" if estimate["kind"] == "lower bound" else "nats lost"
+    return estimate["kind"] + (", IWAE" if key == "evidence" and particles else "") + particles
+
+
+def tail_in_words(result: Mapping[str, Any]) -> str:
+    """What Pareto k̂ says about the guide's draws."""
+    k, limit = result["pareto_k"], f"{result['pareto_k_threshold']:.2f}"
+    if k is None:
+        return "all weights are equal, the guide is the posterior" if result["trusted"] else "one weight outweighs all"
+    if result["trusted"]:
+        return f"{k:.2f}, below {limit}: the guide's draws, weighted, could stand for the posterior"
+    return f"{k:.2f}, over {limit}: the guide's draws cannot stand for the posterior, weighted or not"
+
+
+def marginals_table(marginals: Sequence[Mapping[str, Any]]) -> Table:
+    """The dimensions in which guide and posterior differ most."""
+    ranked = sorted(marginals, key=lambda m: -float("inf") if m["mismatch"] is None else -m["mismatch"])
+    hidden = len(ranked) - MOST_DIMENSIONS
+    caption = f"and {hidden} more, closer to each other" if hidden > 0 else None
+    table = Table(box=None, header_style="bold", pad_edge=False, caption=caption, caption_justify="left")
+    for column in ("", "posterior", "guide", "shift", "spread", "KL"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    table.add_column("the guide is")
+    for m in ranked[:MOST_DIMENSIONS]:
+        both = [with_error(m[f"{which}_mean"], m[f"{which}_sd"]) for which in ("posterior", "guide")]
+        rest = [number(m[key], how) for key, how in COLUMNS.items()]
+        table.add_row(escape(m["name"]), *both, *rest, fit_in_words(m))
+    return table
+
+
+COLUMNS = {"shift": "+.2f", "spread": ".2f", "mismatch": ".3f"}
+
+
+def number(value: float | None, how: str) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if value is None else format(value, how).replace("-", "−")
+
+
+def fit_in_words(marginal: Mapping[str, Any]) -> str:
+    """`shifted, too narrow`, or `right` within a quarter of the posterior's standard deviation."""
+    if marginal["mismatch"] is None:
+        return "not comparable: NUTS stood still"
+    words = ["shifted"] if abs(marginal["shift"]) > FAR else []
+    words += ["too wide"] if marginal["spread"] > WIDE else ["too narrow"] if marginal["spread"] < 1 / WIDE else []
+    return ", ".join(words) or "right"
+
+
+def print_gradients(result: Mapping[str, Any]) -> None:
+    """Both estimators of a gradient: the size of their mean, the variance of a draw, and whether the means agree."""
+    console = stdout_console()
+    images = f"{result['num_images']} {result['split']} image{'s' * (result['num_images'] != 1)}"
+    console.print(f"{result['model']} on {images} of {result['data']}: the ELBO's gradient in the guide's parameters")
+    part = "" if result["coordinates"] == result["num_parameters"] else f", {result['coordinates']:,} of them measured"
+    console.print(f"{result['num_parameters']:,} parameters{part}, {result['num_draws']:,} draws of each estimator\n")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("", "norm of the mean", "variance of a draw"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, found in result["estimators"].items():
+        table.add_row(name.replace("-", " "), f"{found['norm_of_mean']:.4g}", f"{found['variance']:.4g}")
+    console.print(table)
+    console.print(f"\nthe score function's variance is {result['variance_ratio']:,.4g} times the other's")
+    console.print(
+        f"the two means differ by {result['disagreement']:.2f} of their standard errors (root mean square; about 1 "
+        "where both have one expectation)"
+    )
 
 
 def print_models(rows: Sequence[Mapping[str, Any]]) -> None:

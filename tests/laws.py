@@ -65,6 +65,26 @@ def check_rises(bounds: list[ArrayLike | Tensor], log_evidence: ArrayLike, num_e
     assert means[-1] < top + num_errors * errors[-1], f"a lower bound of {means[-1]} on {top}"
 
 
+def check_brackets(
+    lower: ArrayLike | Tensor,
+    log_evidence: ArrayLike,
+    upper: ArrayLike | Tensor,
+    *,
+    largest_gap: float,
+    num_errors: float = 4.5,
+) -> None:
+    """The bounds of many images, one number each, have the evidence between them on average, and lie close to it.
+
+    largest_gap: neither mean is farther away, and each is known well enough to tell.
+    """
+    truth = array(log_evidence)
+    for name, gaps in (("lower", truth - array(lower)), ("upper", array(upper) - truth)):
+        mean, error = gaps.mean(), gaps.std(ddof=1) / np.sqrt(len(gaps))
+        assert num_errors * error < largest_gap, f"standard error {error:.2g}: no power, take more images"
+        assert mean > -num_errors * error, f"the {name} bound is on the wrong side by {-mean:.2g} ± {error:.2g}"
+        assert mean < largest_gap, f"the {name} bound is {mean:.2g} away"
+
+
 def check_per_image(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """One number per image that depends on that image alone."""
     order = torch.arange(len(x)).flip(0)

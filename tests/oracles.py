@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 from torch import Tensor, nn
 
 Array = NDArray[np.float64]
@@ -107,6 +107,41 @@ def probabilistic_pca(x: ArrayLike, q: int) -> tuple[Array, Array]:
     return mean, signal + noise * np.eye(x.shape[1])
 
 
+def linear_gaussian_entropy(W: ArrayLike, sigma: float) -> float:
+    """−E_x[log p(x)] of the linear-Gaussian model: ½ log det(2πe (W Wᵀ + σ² I))."""
+    W = array(W)
+    return 0.5 * np.linalg.slogdet(2 * math.pi * math.e * (W @ W.T + float(sigma) ** 2 * np.eye(len(W))))[1]
+
+
+def linear_gaussian_iwae(
+    x: ArrayLike, W: ArrayLike, mu: ArrayLike, sigma: float, guide_mean: ArrayLike, guide_std: ArrayLike, num: int
+) -> Array:
+    """One draw of the bound log (1/num) Σ w of each row, for q = N(guide_mean, diag(guide_std²))."""
+    mean, std = array(guide_mean), array(guide_std)
+    z = mean + std * np.random.default_rng(5).normal(size=(num, *mean.shape))
+    log_likelihood = stats.norm.logpdf(array(x), z @ array(W).T + array(mu), float(sigma)).sum(-1)
+    log_ratio = (stats.norm.logpdf(z) - stats.norm.logpdf(z, mean, std)).sum(-1)
+    return special.logsumexp(log_likelihood + log_ratio, axis=0) - math.log(num)
+
+
+# --- one latent number, whatever the model
+
+
+def mixture_evidence(x: ArrayLike, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> Array:
+    """log Σ_k π_k N(x; m_k, C_k) of each row."""
+    each = [gaussian_log_density(x, m, c) for m, c in zip(array(means), array(covariances), strict=True)]
+    return special.logsumexp(np.stack(each, -1), axis=-1, b=array(weights))
+
+
+def quadrature_evidence(
+    x: ArrayLike, mean_of: Callable[[Array], Array], sigma: float, reach: float = 8.0, nodes: int = 8001
+) -> Array:
+    """log ∫ N(z; 0, 1) N(x; mean_of(z), σ² I) dz of each row, z a number, by the trapezoidal rule on ±reach."""
+    z = np.linspace(-reach, reach, nodes)
+    joint = stats.norm.logpdf(array(x)[:, None], mean_of(z), sigma).sum(-1) + stats.norm.logpdf(z)
+    return special.logsumexp(joint, axis=-1) + math.log(z[1] - z[0])
+
+
 # --- binary images with a latent Gaussian
 
 
@@ -123,6 +158,14 @@ def bernoulli_evidence(x: ArrayLike, logits_of: Callable[[Array], Array], latent
     on = 1 / (1 + np.exp(-logits_of(z)))
     likelihood = np.prod(np.where(array(x)[:, None] == 1, on, 1 - on), axis=-1)
     return np.log(likelihood @ prior)
+
+
+# --- discrete latents
+
+
+def summed_evidence(sizes: Sequence[int], log_joint: Callable[..., ArrayLike]) -> Array:
+    """log Σ_c exp log_joint(c_1, c_2, …), one combination of values after the other."""
+    return np.logaddexp.reduce([array(log_joint(*values)) for values in itertools.product(*map(range, sizes))])
 
 
 # --- a pair whose every number is known
@@ -177,6 +220,65 @@ class ExactLinearGaussian(LinearGaussian):
         mean, covariance = linear_gaussian_posterior(x, *self.known())
         with pyro.plate("images", len(x)):
             pyro.sample("z", dist.MultivariateNormal(torch.tensor(mean), torch.tensor(covariance)))
+
+
+class Clusters:
+    """z a mixture of two Gaussians, x | z ~ N(a z, σ² I): a posterior of two modes, a marginal in closed form."""
+
+    weights, means, stds = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.4, 0.8])
+    a, sigma = np.array([0.8, -0.5, 0.2]), 1.0
+
+    def model(self, x: Tensor) -> None:
+        weights, means, stds = (torch.tensor(t) for t in (self.weights, self.means, self.stds))
+        with pyro.plate("images", len(x)):
+            prior = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(means, stds))
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z[:, None] * torch.tensor(self.a), self.sigma).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("images", len(x)):
+            pyro.sample("z", dist.Normal(x @ torch.tensor(self.a), 2.0))
+
+    def data(self, num: int) -> Tensor:
+        """x ~ p(x)."""
+        draw = np.random.default_rng(1)
+        which = draw.choice(2, num, p=self.weights)
+        z = draw.normal(self.means[which], self.stds[which])
+        return torch.tensor(z[:, None] * self.a + self.sigma * draw.normal(size=(num, 3)))
+
+    def evidence(self, x: Tensor) -> Array:
+        """log p(x) of each row."""
+        outer = np.outer(self.a, self.a)
+        covariances = [s**2 * outer + self.sigma**2 * np.eye(3) for s in self.stds]
+        return mixture_evidence(x, self.weights, np.outer(self.means, self.a), covariances)
+
+
+class Parabola:
+    """z ~ N(0, 1), x | z ~ N((z² − 1, z / 4), σ² I): the two signs of z explain x nearly as well."""
+
+    sigma = 0.8
+
+    def mean_of(self, z: Array) -> Array:
+        """E[x | z]."""
+        return np.stack([z**2 - 1, z / 4], -1)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("images", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.cat([z**2 - 1, z / 4], -1), self.sigma).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("images", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 1:], 1.5).to_event(1))
+
+    def data(self, num: int) -> Tensor:
+        """x ~ p(x)."""
+        draw = np.random.default_rng(1).normal
+        return torch.tensor(self.mean_of(draw(size=num)) + self.sigma * draw(size=(num, 2)))
+
+    def evidence(self, x: Tensor) -> Array:
+        """log p(x) of each row."""
+        return quadrature_evidence(x, self.mean_of, self.sigma)
 
 
 def all_images(levels: int, shape: Sequence[int]) -> Tensor:

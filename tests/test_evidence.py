@@ -1,7 +1,11 @@
 """Importance-weighted bounds against evidences that are known."""
 
+import math
+
 import numpy as np
 import oracles
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from laws import check_equal, check_estimate, check_per_image, check_rises
@@ -10,6 +14,7 @@ from oracles import ExactLinearGaussian, LinearGaussian
 from probgen.errors import UserError
 from probgen.inference import elbo_terms, evidence, exact, iwae
 from probgen.inference.evidence import log_weights
+from probgen.inference.traces import trace_pair
 from probgen.models import VAE, MultivariateGaussian
 
 
@@ -105,19 +110,54 @@ def test_each_image_has_a_bound_of_its_own():
     check_per_image(lambda x: iwae(pair.model, pair.guide, x, 3).per_image, pair.data(7))
 
 
-def test_binary_vae_weights_average_to_the_enumerated_probability():
+@pytest.fixture
+def binary_vae():
+    """Four binary pixels, one latent; all 16 images, and their probabilities by quadrature.
+
+    The guide's σ² is 1.5 for every image: below ½, ∫ p(z)² / q(z | x) dz diverges and the weights have no variance.
+    """
     vae = VAE((1, 2, 2), 2, latent_dim=1, hidden=(8,), activation="tanh").double()
-    with torch.no_grad():  # a guide as wide as the prior: weights with a small variance
-        vae.encoder.layers[-1].weight.mul_(0.1)
-        vae.encoder.layers[-1].bias.copy_(torch.tensor([0.0, 0.1]))
+    with torch.no_grad():
+        vae.decoder.layers[-1].weight.mul_(3)
+        vae.decoder.layers[-1].bias.copy_(torch.tensor([-1.0, -0.3, 0.4, 1.2]))
+        vae.encoder.layers[-1].weight.mul_(torch.tensor([[0.5], [0.0]]))
+        vae.encoder.layers[-1].bias.copy_(torch.tensor([0.3, math.log(1.5) / 2]))
     x = oracles.all_images(2, (1, 2, 2))
 
     def logits(z):
         return oracles.array(vae.decoder(torch.tensor(z))).reshape(len(z), -1)
 
-    log_evidence = oracles.bernoulli_evidence(x.flatten(1), logits, 1)
-    weights = log_weights(vae.model, vae.guide, x, 4000).exp()
-    check_estimate(oracles.array(weights) / np.exp(log_evidence), np.ones(16), largest_error=0.03)
+    probability = np.exp(oracles.bernoulli_evidence(x.flatten(1), logits, 1))
+    assert probability.max() > 10 * probability.min()  # the images differ
+    return vae, x, probability
+
+
+def test_binary_vae_weights_average_to_the_enumerated_probability(binary_vae):
+    vae, x, probability = binary_vae
+    weights = log_weights(vae.model, vae.guide, x, 10_000).exp()
+    check_equal(probability.sum(), 1.0)
+    check_estimate(oracles.array(weights) / probability, np.ones(16), largest_error=0.04)
+
+
+def test_weights_without_a_term_or_of_another_image_are_rejected(binary_vae):
+    """The twins: log p(x | z) alone, a prior of the guide's width, each image's weights beside the next image."""
+    vae, x, probability = binary_vae
+    latent, observed = trace_pair(vae.model, vae.guide, x, 10_000)
+    wider = latent.log_p - latent.value[..., 0] ** 2 * (1 / 1.5 - 1) / 2 - math.log(1.5) / 2
+    right = observed.log_p + latent.log_p - latent.log_q
+    for wrong in (observed.log_p, observed.log_p + wider - latent.log_q, right.roll(1, 1)):
+        with pytest.raises(AssertionError, match="standard errors away"):
+            check_estimate(oracles.array(wrong.exp()) / probability, np.ones(16), largest_error=1.0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_as_many_images_as_particles_leave_each_image_its_own_bound(pair, count):
+    """In one plate inside the other, against single images many at a time, where no sizes coincide."""
+    pair.broadcasts = True
+    x = pair.data(count)
+    together = [iwae(pair.model, pair.guide, x, count, diagnose=False).per_image for _ in range(250)]
+    alone = independent_bounds(pair, x, count, 250)
+    check_estimate(torch.stack(together) - alone, np.zeros(count), largest_error=0.3)
 
 
 @pytest.mark.parametrize("num_particles", [2, 3, 4])
@@ -144,3 +184,15 @@ def test_exact_is_the_models_own_log_prob(chunk_size):
     assert estimate.kind == "exact"
     assert estimate.value == pytest.approx(expected.mean())
     assert estimate.stderr == pytest.approx(expected.std(ddof=1) / 10**0.5)
+
+
+def test_a_point_as_guide_gives_no_bound(pair):
+    """Its weights are all equal, so that no diagnostic would show that they are no importance weights."""
+
+    def point(x):
+        with pyro.plate("images", len(x)):
+            pyro.sample("z", dist.Delta(torch.zeros(len(x), 2).double()).to_event(1))
+
+    for estimate in (iwae, elbo_terms):
+        with pytest.raises(UserError, match=r"'z' is a point \(Delta\)"):
+            estimate(pair.model, point, pair.data(2), 30)

@@ -14,7 +14,7 @@ BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, flags=re.S)
 def run_cli(line: str, monkeypatch) -> None:
     from probgen.cli import run
 
-    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    monkeypatch.setattr(sys, "argv", shlex.split(line, comments=True))
     with pytest.raises(SystemExit) as end:
         run()
     assert end.value.code == 0, line
@@ -23,7 +23,7 @@ def run_cli(line: str, monkeypatch) -> None:
 def test_readme_has_the_blocks_that_are_run():
     kinds = [kind for kind, _ in BLOCKS]
     assert kinds.count("python") == 2
-    assert kinds.count("sh") == 3
+    assert kinds.count("sh") == 4
     assert BLOCKS[0][1].startswith("make demo")
 
 
@@ -39,9 +39,9 @@ def test_command_line_blocks_and_the_users_own_model(tmp_path, monkeypatch, caps
     assert len([line for line in own.splitlines() if line.strip()]) <= 30
     Path("my_vae.py").write_text(own)
     lines = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line.startswith("probgen")]
-    assert len(lines) == 8
+    assert len(lines) == 12
     for line in lines:
         run_cli(line, monkeypatch)
-    for picture in ("samples.png", "reconstructions.png", "traversals.png"):
+    for picture in ("samples.png", "reconstructions.png", "traversals.png", "terms.png", "gradients.png"):
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
     assert "log p(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z)) + KL(q(z | x) ‖ p(z | x))" in capsys.readouterr().out

@@ -119,8 +119,16 @@ def test_the_rows_add_up_to_the_last():
     record = elbo_terms(Chain("z2").model, Chain("z2").guide, torch.randn(6, 1).double(), 3).to_json()
     summed = [row for row in rows(record) if not row.term.startswith(" ")]
     numbers = [float(row.value.split(" ±")[0].replace("−", "-")) for row in summed]
-    assert [row.term for row in summed] == ["E_q[log p(x | …)]", "− KL(z2)", "− KL(z1)", "ELBO"]
+    assert [row.term for row in summed] == ["E_q[log p(x | z1)]", "− KL(z2)", "− KL(z1)", "ELBO"]
     assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=0.02)
+
+
+def test_a_formula_too_wide_for_a_terminal_is_set_over_several_lines(pair):
+    narrow, wide = str(terms_of(pair)), str(elbo_terms(Chain("z1").model, Chain("z1").guide, torch.ones(2, 1).double()))
+    assert "log p(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z)) + KL(q(z | x) ‖ p(z | x))" in narrow
+    assert "           + KL(q(z2, z1 | x) ‖ p(z2, z1 | x))   unknown, ≥ 0" in wide
+    assert "E_q[log q(z2 | z1, x)]" in wide
+    assert max(map(len, wide.splitlines())) < 80
 
 
 def test_a_terminal_and_a_notebook_show_the_same_numbers(pair):
@@ -150,7 +158,7 @@ def test_a_program_that_cannot_be_read_says_so_in_place_of_the_equation(monkeypa
     monkeypatch.setattr("probgen.inference.elbo.equation", fails)
     text = str(terms_of(pair))
     assert "could not be read off the program: no tracing)" in text
-    assert "ELBO" in text
+    assert "E_q[log p(x | …)]" in text
     assert "<pre>" in terms_of(pair)._repr_html_()
 
 

@@ -330,3 +330,38 @@ def test_resuming_takes_the_file_as_model_option_too(tmp_path, monkeypatch):
     ok("train", "--model", NAME, "--resume", "--out", "run", "--quiet")
     refused("train", "--resume", "--out", "run", says="executes no code by itself")
     refused("train", "vae", "--model", NAME, "--out", "other", says="expected one of them")
+
+
+SCORE_FUNCTION = """
+import pyro, pyro.distributions as dist, torch
+from torch import nn
+
+class Switch(nn.Module):
+    def __init__(self, image_shape, levels):
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(()))
+        self.loc = nn.Parameter(torch.tensor([4.0, 8.0]))
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5))
+            mean = self.loc[c.long()][..., None, None, None]
+            mean = mean.expand(mean.shape[:-3] + x.shape[1:])
+            pyro.sample("x", dist.Normal(mean, 5.0).to_event(3), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("images", len(x)):
+            pyro.sample("c", dist.Bernoulli(logits=self.logit){mark})
+"""
+
+
+def test_a_site_without_reparameterized_draws_is_warned_of_in_one_line(tmp_path):
+    (tmp_path / "noisy.py").write_text(SCORE_FUNCTION.replace("{mark}", ""))
+    result = ok("train", f"{tmp_path / 'noisy.py'}:Switch", "--data", "digits", "--steps", 2, "--out", tmp_path / "a")
+    (line,) = [line for line in result.stderr.splitlines() if "warning" in line]
+    assert line.startswith("probgen: warning: site 'c': Bernoulli in the guide has no reparameterized draws")
+    assert "score-function gradient" in line
+    marked = SCORE_FUNCTION.replace("{mark}", ", infer={'enumerate': 'parallel'}")
+    (tmp_path / "summed.py").write_text(marked)
+    result = ok("train", f"{tmp_path / 'summed.py'}:Switch", "--data", "digits", "--steps", 2, "--out", tmp_path / "b")
+    assert "warning" not in result.stderr

@@ -87,11 +87,11 @@ def check_data(data: ImageData, image_shape: tuple[int, ...], levels: int | None
 def output_file(path: Path, *suffixes: str) -> Path:
     """A file to write, of one of these types. Raises UserError for another, or a place that can't be written."""
     if path.suffix.lower() not in suffixes:
-        raise UserError(f"--out {path} came, expected a file that ends in {' or '.join(suffixes)}")
+        raise UserError(f"{path} came, expected a file that ends in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no directory {path.parent}")
+        raise UserError(f"{path}: there is no directory {path.parent}")
     if path.is_dir():
-        raise UserError(f"--out {path} is a directory, expected a file name")
+        raise UserError(f"{path} is a directory, expected a file name")
     return path
 
 

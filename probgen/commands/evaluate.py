@@ -1,6 +1,6 @@
 """`probgen evaluate` and `probgen elbo`: numbers about log p(x), each with what it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,12 @@ from torch import Tensor
 
 from probgen.commands.common import OpenedRun, check_num, open_run, output_file, save_picture
 from probgen.errors import UserError
-from probgen.inference.annealing import ais, bdmc
+from probgen.inference.annealing import ais
+from probgen.inference.bidirectional import bdmc
 from probgen.inference.elbo import elbo_terms
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
+from probgen.inference.gaps import inference_gaps
 from probgen.models.contracts import Kind, kind_of
 from probgen.plots import figure_png
 from probgen.tables import NAMES
@@ -22,10 +24,11 @@ ANNEALED_IMAGES = 100  # by default: annealing costs some thousand passes for ea
 
 @dataclass(frozen=True)
 class Annealing:
-    """How long to anneal: chains for each image, distributions on the path."""
+    """How long to anneal: chains for each image, distributions on the path, and how these are spread."""
 
     chains: int = 16
     distributions: int = 500
+    schedule: str = "sigmoidal"
 
     def check(self) -> None:
         """Raise UserError for numbers that make no chain."""
@@ -33,6 +36,22 @@ class Annealing:
             raise UserError(f"--chains {self.chains} came, expected 1 to 10,000")
         if not 2 <= self.distributions <= 1_000_000:
             raise UserError(f"--distributions {self.distributions} came, expected 2 to 1,000,000")
+        if self.schedule not in ("sigmoidal", "adaptive"):
+            raise UserError(f"--schedule {self.schedule} came, expected sigmoidal or adaptive")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As `ais` and `bdmc` take them."""
+        return {"num_chains": self.chains, "num_distributions": self.distributions, "schedule": self.schedule}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Numbers on log p(x); after annealing also the gaps, and how many HMC proposals were accepted."""
+
+    estimates: dict[str, Estimate]
+    gaps: dict[str, Estimate] = field(default_factory=dict)
+    acceptance: float | None = None
 
 
 def evaluate_run(
@@ -51,8 +70,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """What the run's model can say about log p(x) on a split: exact, or bounds, or nothing and why.
 
-    method: only `elbo`, or `iwae`; or `ais`: these and annealed importance sampling, on `num` images (100
-    without it); or `bdmc`: bounds from both sides, on `num` images simulated from the model.
+    method: only `elbo`, or `iwae`; or `ais`: these, annealed importance sampling and the gaps of inference, on
+    `num` images (100 without it); or `bdmc`: bounds from both sides, on `num` images simulated from the model.
     """
     if method not in (None, "elbo", "iwae", "ais", "bdmc"):
         raise UserError(f"--method {method} came, expected elbo, iwae, ais or bdmc")
@@ -66,9 +85,12 @@ def evaluate_run(
         num = ANNEALED_IMAGES
     images = opened.split(split, data_dir, num)
     if method == "bdmc":
-        estimates, split = simulated(opened, images, annealing, quiet=quiet), "simulated"
+        split = "simulated"
+        found = simulated(opened, images, annealing, quiet=quiet)
     else:
-        estimates = estimates_of(opened.model, images, particles, method, annealing, quiet=quiet)
+        found = Findings(estimates_of(opened.model, images, particles, method, quiet=quiet))
+        if method == "ais" and "elbo" in found.estimates:
+            found = annealed(opened.model, images, found.estimates, annealing, quiet=quiet)
     config = opened.run.config
     result: dict[str, Any] = {
         "model": config.model,
@@ -76,10 +98,13 @@ def evaluate_run(
         "binarize": config.binarize,
         "split": split,
         "num_images": len(images),
-        "estimates": {name: estimate.to_json() for name, estimate in estimates.items()},
-        "bits_per_dim": tightest_bits(estimates, opened),
+        "estimates": {name: estimate.to_json() for name, estimate in found.estimates.items()},
+        "bits_per_dim": None if method == "bdmc" else tightest_bits(found.estimates, opened),
     }
-    if (warning := tail_warning(estimates)) is not None:
+    if found.acceptance is not None:
+        result["gaps"] = {name: estimate.to_json() for name, estimate in found.gaps.items()}
+        result["acceptance"] = found.acceptance
+    if (warning := tail_warning(found.estimates)) is not None:
         result["warning"] = warning
     note = note_on(opened)
     return result | ({"note": note} if note else {})
@@ -101,11 +126,10 @@ def estimates_of(
     images: Tensor,
     particles: int,
     method: str | None = None,
-    annealing: Annealing = Annealing(),
     *,
     quiet: bool = True,
 ) -> dict[str, Estimate]:
-    """`log_prob` (exact) where there is one; `elbo`, `iwae` and, if asked for, `ais` (lower bounds)."""
+    """`log_prob` (exact) where there is one; `elbo`, and unless it is all that is asked for, `iwae` (lower bounds)."""
     kind = kind_of(pair)
     if kind is Kind.NONE:
         return {}
@@ -118,30 +142,29 @@ def estimates_of(
     estimates["elbo"] = terms.estimate
     if method != "elbo":
         estimates["iwae"] = iwae(pair.model, pair.guide, images, particles, progress=not quiet)
-    if method == "ais":
-        estimates["ais"] = ais(
-            pair.model,
-            images,
-            num_chains=annealing.chains,
-            num_distributions=annealing.distributions,
-            progress=not quiet,
-        ).estimate
     return estimates
 
 
-def simulated(opened: OpenedRun, like: Tensor, annealing: Annealing, *, quiet: bool) -> dict[str, Estimate]:
+def annealed(
+    pair: Any, images: Tensor, estimates: dict[str, Estimate], annealing: Annealing, *, quiet: bool
+) -> Findings:
+    """AIS, and from the best number on log p(x), where the ELBO is lost: to the guide's family, to amortization."""
+    result = ais(pair.model, images, **annealing.settings, progress=not quiet)
+    estimates = estimates | {"ais": result.estimate}
+    bounds = [estimates[name] for name in ("iwae", "ais")]
+    evidence = estimates.get("log_prob") or max(bounds, key=lambda bound: bound.value)
+    gaps = inference_gaps(pair.model, pair.guide, images, evidence, progress=not quiet)
+    lost = {"approximation": gaps.approximation, "amortization": gaps.amortization}
+    return Findings(estimates, lost, float(result.acceptance.mean()))
+
+
+def simulated(opened: OpenedRun, like: Tensor, annealing: Annealing, *, quiet: bool) -> Findings:
     """Bounds from both sides on images drawn from the model itself, and what lies between."""
     if kind_of(opened.model) is Kind.NONE:
-        return {}
-    result = bdmc(
-        opened.model.model,
-        len(like),
-        like,
-        num_chains=annealing.chains,
-        num_distributions=annealing.distributions,
-        progress=not quiet,
-    )
-    return {"bdmc_lower": result.lower, "bdmc_upper": result.upper, "bdmc_gap": result.gap}
+        return Findings({})
+    result = bdmc(opened.model.model, len(like), like, **annealing.settings, progress=not quiet)
+    bounds = {"bdmc_lower": result.lower, "bdmc_upper": result.upper}
+    return Findings(bounds, {"bdmc_gap": result.gap}, float(result.acceptance.mean()))
 
 
 def tightest_bits(estimates: dict[str, Estimate], opened: OpenedRun) -> float | None:

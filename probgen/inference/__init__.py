@@ -1,15 +1,22 @@
 """Training and measuring any Pyro model/guide pair."""
 
-from probgen.inference.annealing import ais, bdmc
+from probgen.inference.annealing import ais
+from probgen.inference.bidirectional import bdmc
+from probgen.inference.diagnosis import Diagnosis
+from probgen.inference.diagnostics import diagnose
 from probgen.inference.elbo import elbo_terms
 from probgen.inference.equation import Equation, equation
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
 from probgen.inference.fit import fit
+from probgen.inference.gaps import inference_gaps
+from probgen.inference.gradients import compare_gradients
+from probgen.inference.graph import graph
 from probgen.inference.terms import ElboTerms
 from probgen.inference.trainer import TrainConfig, Trainer, TrainingError
 
 __all__ = [
+    "Diagnosis",
     "ElboTerms",
     "Equation",
     "Estimate",
@@ -19,9 +26,13 @@ __all__ = [
     "ais",
     "bdmc",
     "bits_per_dim",
+    "compare_gradients",
+    "diagnose",
     "elbo_terms",
     "equation",
     "exact",
     "fit",
+    "graph",
+    "inference_gaps",
     "iwae",
 ]

@@ -2,6 +2,7 @@
 
 import sysconfig
 import traceback
+import warnings
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.errors import UserError
-from probgen.inference.traces import as_real, sample_sites, trace_pair
+from probgen.inference.traces import Site, as_real, innermost, marked, sample_sites, trace_pair
 from probgen.models.contracts import Objective
 
 NUM_IMAGES = 3
@@ -23,17 +24,32 @@ def check_pair(pair: Any, x: Shaped[Tensor, "b *shape"]) -> None:
     """Run guide and model on up to three images with Pyro's validation on; the random state is left as it was.
 
     Raises UserError in one line: the site, the shape that came and the one expected, or the line of the
-    pair's file that failed.
+    pair's file that failed. Warns of sites whose gradient will be noisy.
     """
     batch = x[:NUM_IMAGES]
     objective = getattr(pair, "objective", None) or Objective()
     try:
         with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(True):
-            trace_pair(pair.model, pair.guide, batch, objective.num_particles, training=True)
+            elbo = objective.bound == "elbo"
+            options = {"training": True, "enumerate_guide": elbo}
+            sites = trace_pair(pair.model, pair.guide, batch, objective.num_particles, **options)
     except UserError as error:
         raise UserError(f"{type(pair).__name__}: {error}") from error
     except Exception as error:
         raise UserError(explain(pair, batch, error)) from error
+    for site in sites:
+        if not (site.observed or site.enumerated or site.q.has_rsample):
+            warnings.warn(score_function_warning(site), stacklevel=1)
+
+
+def score_function_warning(site: Site) -> str:
+    """Which gradient a site without reparameterized draws will get, and what would be better."""
+    listed = ", or sum over its values (infer={'enumerate': 'parallel'})" if site.q.has_enumerate_support else ""
+    return (
+        f"site {site.name!r}: {type(innermost(site.q)).__name__} in the guide has no reparameterized draws, so that "
+        "its parameters get the score-function gradient, unbiased but noisy: take a smaller learning rate and more "
+        f"particles{listed}"
+    )
 
 
 def explain(pair: Any, batch: Tensor, error: Exception) -> str:
@@ -81,7 +97,7 @@ def last_own_line(trace: TracebackType | None) -> str:
 
 
 def sites_of(pair: Any, x: Shaped[Tensor, "b *shape"]) -> dict[str, str]:
-    """The sites of the pair's model in program order, each `latent`, `observed` or `deterministic`."""
+    """The sites of the pair's model in program order, each `latent`, `summed out`, `observed` or `deterministic`."""
     batch = x[:NUM_IMAGES]
     with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
         guide_trace = poutine.trace(pair.guide).get_trace(as_real(batch))
@@ -92,5 +108,6 @@ def sites_of(pair: Any, x: Shaped[Tensor, "b *shape"]) -> dict[str, str]:
         if node["type"] == "sample" and node["infer"].get("_deterministic"):
             described[name] = "deterministic"
         elif name in random:
-            described[name] = "observed" if node["is_observed"] else "latent"
+            latent = "summed out" if marked({name: node}) and name not in guide_trace.nodes else "latent"
+            described[name] = "observed" if node["is_observed"] else latent
     return described

@@ -5,7 +5,7 @@ log p(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z)) + KL(q(z | x) ‖ p(z | x
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -37,11 +37,12 @@ def elbo_terms(
 ) -> ElboTerms:
     """Every term of the ELBO of each image under a Pyro pair, in nats.
 
-    model, guide: the two programs, usually `pair.model` and `pair.guide`; evaluated in `eval()` mode.
+    model, guide: the two programs, usually `pair.model` and `pair.guide`; evaluated in `eval()` mode. Discrete sites
+        marked `infer={"enumerate": "parallel"}` are not drawn but summed over (see `probgen.inference.enumeration`).
     x: images b c h w (or real vectors b d).
     num_particles: draws of z per image over which the terms are averaged.
     kl: `closed-form` where torch or Pyro knows it and it is valid, by sampling elsewhere; or `sampled` always.
-    chunk_size: images times particles that are held in memory at once.
+    chunk_size: images times particles that are held in memory at once, each with all values of enumerated sites.
     keep_draws: keep the drawn z and their log-probabilities, for `ElboTerms.to_arviz`.
 
     Raises UserError for a pair whose terms would be wrong (see `trace_pair`).
@@ -50,7 +51,8 @@ def elbo_terms(
         raise UserError(f"num_particles={num_particles} came, expected 1 or more")
     with evaluating(model, guide):
         images = max(1, chunk_size // num_particles)
-        chunks = [terms_of(trace_pair(model, guide, part, num_particles), kl, keep_draws) for part in x.split(images)]
+        passes = (trace_pair(model, guide, part, num_particles, enumerate_guide=True) for part in x.split(images))
+        chunks = [terms_of(sites, kl, keep_draws) for sites in passes]
     return replace(concatenate(chunks), equation=own_equation(model, guide, x[:2]))
 
 
@@ -75,11 +77,12 @@ def terms_of(sites: Sequence[Site], kl: KLMethod, keep_draws: bool = False) -> E
     kls = [closed_form_kl(site) if kl == "closed-form" else None for site in latent]
     parts = [s.log_p for s in sites if s.observed]
     parts += [-kl_draws(site, exact) for site, exact in zip(latent, kls, strict=True)]
+    error = noise if any(not site.enumerated for site in latent) else lambda draws: torch.zeros_like(draws[0])
     return ElboTerms(
-        tuple(ObservedTerm(s.name, s.log_p.mean(0), noise(s.log_p)) for s in sites if s.observed),
-        tuple(latent_term(site, exact) for site, exact in zip(latent, kls, strict=True)),
+        tuple(ObservedTerm(s.name, s.log_p.mean(0), error(s.log_p), s.summed_out) for s in sites if s.observed),
+        tuple(latent_term(s, exact, error, first=s is latent[0]) for s, exact in zip(latent, kls, strict=True)),
         len(sites[0].log_p),
-        noise(torch.stack(parts).sum(0)) if latent else torch.zeros_like(sites[0].log_p[0]),
+        error(torch.stack(parts).sum(0)),
         draws=kept(sites) if keep_draws else None,
     )
 
@@ -99,35 +102,39 @@ def kept(sites: Sequence[Site]) -> Draws:
     """The draws themselves."""
     latent = [site for site in sites if not site.observed]
     return Draws(
-        values={s.name: s.drawn for s in latent},
+        values={s.name: s.drawn for s in latent if s.drawn.numel()},
         log_likelihood={s.name: s.log_p for s in sites if s.observed},
         log_prior={s.name: s.log_p for s in latent},
         log_guide={s.name: s.log_q for s in latent if s.log_q is not None},
     )
 
 
-def latent_term(site: Site, exact: Tensor | None) -> LatentTerm:
+def latent_term(site: Site, exact: Tensor | None, error: Callable[[Tensor], Tensor], *, first: bool) -> LatentTerm:
     """log p, log q and KL of one latent site, given the KL's closed form if there is one.
 
-    The first site has no latent parents: its closed form is the same for every draw.
+    The first site, in model and guide, has no latent parents: its closed form, or its sum, is the same for every draw.
     """
     assert site.log_q is not None
     draws = kl_draws(site, exact)
+    same = first and site.guide_position == 0 and (exact is not None or site.enumerated)
     return LatentTerm(
         site.name,
         log_prior=site.log_p.mean(0),
         log_guide=site.log_q.mean(0),
         kl=draws.mean(0),
-        stderr=torch.zeros_like(draws[0]) if exact is not None and site.guide_position == 0 else noise(draws),
-        method="sampled" if exact is None else "closed-form",
-        gradient="reparameterized" if site.q.has_rsample else "score-function",
+        stderr=torch.zeros_like(draws[0]) if same else error(draws),
+        method="enumerated" if site.enumerated else "sampled" if exact is None else "closed-form",
+        gradient="exact" if site.enumerated else "reparameterized" if site.q.has_rsample else "score-function",
         kl_per_dim=None if exact is None else kl_per_dim(site),
         guide_mean=guide_mean(site),
+        summed_out=site.summed_out,
     )
 
 
 def closed_form_kl(site: Site) -> Float[Tensor, "k b"] | None:
-    """KL(q ‖ p) between the site's distributions, None where torch and Pyro know no formula."""
+    """KL(q ‖ p) between the site's distributions, None where torch and Pyro know no formula, or for sums."""
+    if site.summed_out or site.enumerated:
+        return None
     try:
         return site.reduce(scale_and_mask(kl_divergence(site.q, site.p), mask=site.mask))
     except NotImplementedError:
@@ -140,9 +147,9 @@ def kl_per_dim(site: Site) -> Float[Tensor, "b d"] | None:
     if not factorized or site.mask is not None:
         return None
     each = kl_divergence(site.q.base_dist, site.p.base_dist)
-    if each.dim() not in (2, 3):
-        return None
-    return each.reshape(site.log_p.shape[0], site.log_p.shape[1], each.shape[-1]).mean(0)
+    if site.drawn.numel() and each.numel() == site.log_p.numel() * each.shape[-1]:
+        return each.reshape(*site.log_p.shape, -1).mean(0)
+    return torch.stack([site.reduce(kl) for kl in each.unbind(-1)], -1).mean(0)
 
 
 def guide_mean(site: Site) -> Float[Tensor, "b d"] | None:
@@ -151,9 +158,12 @@ def guide_mean(site: Site) -> Float[Tensor, "b d"] | None:
         mean = site.q.mean
     except NotImplementedError:
         return None
-    if len(site.q.event_shape) != 1 or mean.numel() != site.log_p.numel() * mean.shape[-1]:
+    if len(site.q.event_shape) != 1:
         return None
-    return mean.reshape(*site.log_p.shape, -1).mean(0)
+    if mean.numel() == site.log_p.numel() * mean.shape[-1]:
+        return mean.reshape(*site.log_p.shape, -1).mean(0)
+    several = (site.reduce(torch.ones_like(mean[..., 0])) - 1).abs().max() > 1e-3  # places in other plates
+    return None if several else torch.stack([site.reduce(m) for m in mean.unbind(-1)], -1).mean(0)
 
 
 def concatenate(chunks: Sequence[ElboTerms]) -> ElboTerms:

@@ -4,8 +4,8 @@ Which site depends on which is found by running the program on tensors that reme
 (Pyro's provenance tracking); distributions and plates come from the trace.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -17,7 +17,7 @@ from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provena
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from probgen.inference.traces import Program, as_real, evaluating
+from probgen.inference.traces import Program, as_real, evaluating, marked
 
 DATA = "\0data"  # the tag of the images that a program is handed
 NO_DENSITY = ("ImproperUniform", "Unit")  # Unit is the distribution behind `pyro.factor`
@@ -28,7 +28,8 @@ GREEK = ("alpha", "beta", "gamma", "epsilon", "theta", "lambda", "mu", "sigma", 
 class Factor:
     """One site as a factor: p(name | parents).
 
-    role: `latent`, `observed`, or `deterministic` (a function of its parents, no density).
+    role: `latent`, `summed out` (latent, marked for enumeration and unknown to the guide), `observed`, or
+        `deterministic` (a function of its parents, no density).
     distribution: its name; shape: of one value; plates: names of the plates around it.
     """
 
@@ -49,8 +50,13 @@ class Equation:
 
     @property
     def latent(self) -> tuple[str, ...]:
-        """Names of the latent sites, in the model's order."""
+        """Names of the latent sites, in the model's order; without those that are summed out."""
         return tuple(f.name for f in self.model if f.role == "latent")
+
+    @property
+    def summed_out(self) -> tuple[str, ...]:
+        """Names of the latent sites that the model sums over."""
+        return tuple(f.name for f in self.model if f.role == "summed out")
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -79,7 +85,8 @@ class Equation:
         functions = [f for f in self.model if f.role == "deterministic"]
         if any(f.distribution in NO_DENSITY for f in random):
             return [f"{style.name(f.name)} = {style.function(f)}" for f in functions]
-        lines = [f"{style.density('p', [*self.observed, *self.latent])} = {style.product('p', random)}"]
+        joint = style.total(self.summed_out, style.product("p", random))
+        lines = [f"{style.density('p', [*self.observed, *self.latent])} = {joint}"]
         if self.guide:
             joint = style.density("q", self.latent, self.observed)
             product = style.product("q", self.guide)
@@ -92,14 +99,48 @@ class Equation:
     def evidence(self, style: "Unicode | Latex") -> str:
         """log p(x) as the ELBO's two terms and the third, or exactly where nothing is latent."""
         left = f"{style.log} {style.density('p', self.observed)}"
-        likelihood = [style.factor("p", f) for f in self.model if f.role == "observed"]
-        logs = " + ".join(f"{style.log} {factor}" for factor in likelihood)
         if not self.latent:
-            return f"{left} = {logs}"
+            return f"{left} = {' + '.join(f'{style.log} {part}' for part in self.likelihood(style))}"
+        first, second, third = self.terms(style)
+        return f"{left} = {first} {style.minus} {second} + {third}"
+
+    def terms(self, style: "Unicode | Latex") -> tuple[str, str, str]:
+        """The expected log-likelihood, the KL to the prior, and the KL to the posterior."""
         guide = style.density("q", self.latent, self.observed)
         prior = style.density("p", self.latent)
         posterior = style.density("p", self.latent, self.observed)
-        return f"{left} = {style.expect(logs)} {style.minus} {style.kl(guide, prior)} + {style.kl(guide, posterior)}"
+        logs = " + ".join(f"{style.log} {part}" for part in self.likelihood(style))
+        return style.expect(logs), style.kl(guide, prior), style.kl(guide, posterior)
+
+    def likelihood(self, style: "Unicode | Latex") -> list[str]:
+        """Whose logarithms add up to log p(x | z): p(x | parents) of each observed site, or a sum Σ_c of products.
+
+        Where p(z) is part of that sum, the factor of x is what remains of it: p(x | z).
+        """
+        parts = []
+        for group in self.under_one_sum():
+            names = [f.name for f in group]
+            summed, latent, seen = (
+                [f.name for f in group if f.role == r] for r in ("summed out", "latent", "observed")
+            )
+            given = [name for name in self.latent if name in latent or any(name in f.parents for f in group)]
+            given += [n for n in self.observed if n not in names and any(n in f.parents for f in group)]
+            if seen:
+                whole = style.total(summed, style.product("p", group))
+                parts.append(style.density("p", seen, given) if summed and latent else whole)
+        return parts
+
+    def under_one_sum(self) -> list[list[Factor]]:
+        """The random factors, those together that share a site which is summed out."""
+        groups: list[tuple[set[str], list[Factor]]] = []
+        for f in self.model:
+            if f.role != "deterministic":
+                own = {f.name, *f.parents} & set(self.summed_out)
+                touching = [group for group in groups if group[0] & own]
+                groups = [group for group in groups if not group[0] & own]
+                groups.append((own.union(*(g[0] for g in touching)), [p for g in touching for p in g[1]] + [f]))
+        place = list(self.model).index
+        return sorted((sorted(group, key=place) for _, group in groups), key=lambda group: place(group[0]))
 
 
 class Unicode:
@@ -123,6 +164,11 @@ class Unicode:
     def product(self, letter: str, factors: Sequence[Factor]) -> str:
         """`p(z) · p(x | z)`."""
         return self.dot.join(self.factor(letter, f) for f in factors)
+
+    def total(self, names: Sequence[str], product: str) -> str:
+        """`Σ_c …`: the sum over some sites; the product itself over none."""
+        index = ",".join(map(self.name, names))
+        return f"Σ_{{{index}}} {product}" if len(names) > 1 else f"Σ_{index} {product}" if names else product
 
     def function(self, factor: Factor) -> str:
         """`f(z)`: a deterministic site."""
@@ -148,6 +194,10 @@ class Latex(Unicode):
         stem = f"\\{stem}" if stem in GREEK else stem if len(stem) == 1 else f"\\mathrm{{{stem}}}"
         return f"{stem}_{{{index.replace('_', ',')}}}" if index else stem
 
+    def total(self, names: Sequence[str], product: str) -> str:
+        """`Σ_c …`."""
+        return f"\\sum_{{{', '.join(map(self.name, names))}}} {product}" if names else product
+
     def expect(self, inside: str) -> str:
         """`E_q[…]`."""
         return f"\\mathbb{{E}}_q\\left[{inside}\\right]"
@@ -169,11 +219,18 @@ def equation(model: Program, guide: Program, x: Shaped[Tensor, "b *shape"]) -> E
         with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
             drawn = guide_trace(as_real(x))
         p = factors(poutine.replay(model, trace=drawn), as_real(x))
+    guided = {f.name for f in q}
+    p, q = ([replace(f, role="latent") if is_drawn(f, guided) else f for f in part] for part in (p, q))
     observed = [f.name for f in p if f.role == "observed"]
     return Equation(
         tuple(with_data(f, [name for name in observed if name != f.name]) for f in p),
         tuple(with_data(f, observed) for f in q),
     )
+
+
+def is_drawn(factor: Factor, guided: Collection[str]) -> bool:
+    """Marked for enumeration, but in the guide, whose draws it has."""
+    return factor.role == "summed out" and factor.name in guided
 
 
 def with_data(factor: Factor, names: Sequence[str]) -> Factor:
@@ -203,9 +260,11 @@ def describe(name: str, node: dict[str, Any], order: Sequence[str]) -> Factor:
     while hasattr(base, "base_dist"):
         base = base.base_dist
     event = len(fn.event_shape)
+    latent = "summed out" if marked({name: node}) else "latent"
+    role = "deterministic" if deterministic else "observed" if node["is_observed"] else latent
     return Factor(
         name,
-        "deterministic" if deterministic else "observed" if node["is_observed"] else "latent",
+        role,
         tuple(sorted(found, key=lambda parent: order.index(parent) if parent in order else -1)),
         type(base).__name__,
         tuple(value.shape[value.dim() - event :]),

@@ -32,6 +32,8 @@ def iwae(
     The logarithm of the mean is taken for each image by itself. The bound rises with K = num_particles and
     tends to log p(x); images and particles are taken in chunks, so that memory is bounded for any K and b.
 
+    Discrete sites that are marked for enumeration in the model alone are summed out; those of the guide are drawn.
+
     diagnose: with 25 particles or more, fit the tail of each image's weights (`Estimate.pareto_k`).
 
     Raises UserError for a pair whose terms would be wrong (see `trace_pair`), and for K < 1.

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from probgen.console import progress_bar
-from probgen.inference.annealing import AnnealedPath
+from probgen.inference.annealed_path import AnnealedPath
 from probgen.inference.elbo import elbo_terms
 from probgen.inference.estimates import Estimate
 from probgen.inference.traces import Program, as_real, evaluating

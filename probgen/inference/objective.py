@@ -1,18 +1,20 @@
 """The training objective of a pair, −ELBO per image (or −IWAE bound), with its terms recorded in passing."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import torch
 from jaxtyping import Float
+from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 from probgen.errors import UserError
 from probgen.inference.elbo import log_mean_exp
-from probgen.inference.traces import sample_sites, trace_pair
+from probgen.inference.traces import Site, evaluating, marked, sample_sites, trace_pair
 from probgen.models.contracts import Objective
 
 
@@ -53,7 +55,8 @@ class RecordingMeanFieldELBO(Recording, TraceMeanField_ELBO):
 def step_objective(pair: Any) -> Callable[[Tensor], StepTerms]:
     """The function x ↦ loss and terms that the pair's `objective` asks for; a new one for each pair.
 
-    Pyro's ELBO objects remember the plates of the first model they see: none is shared between pairs.
+    Pyro's ELBO objects remember the plates of the first model they see: none is shared between pairs. Whether the
+    pair has sites that are marked for enumeration is seen at the first call.
     """
     objective: Objective = getattr(pair, "objective", None) or Objective()
     if objective.bound == "iwae":
@@ -65,7 +68,39 @@ def step_objective(pair: Any) -> Callable[[Tensor], StepTerms]:
         vectorize_particles=vectorize,
         max_plate_nesting=1 if vectorize else math.inf,
     )
-    return lambda x: elbo_step(pair, elbo, x, objective.num_particles)
+    steps = {
+        True: lambda x: enumerated_step(pair, x, objective.num_particles),
+        False: lambda x: elbo_step(pair, elbo, x, objective.num_particles),
+    }
+    found: list[bool] = []
+
+    def step(x: Tensor) -> StepTerms:
+        if not found:
+            found.append(has_marks(pair, x[:2]))
+        return steps[found[0]](x)
+
+    return step
+
+
+def has_marks(pair: Any, x: Float[Tensor, "b *shape"]) -> bool:
+    """Whether a latent site of the pair is marked for enumeration; the random state is left as it was."""
+    silent = pyro.validation_enabled(False)
+    with torch.random.fork_rng(), torch.no_grad(), silent, evaluating(pair.model, pair.guide):
+        guide_trace = poutine.trace(pair.guide).get_trace(x)
+        return bool(marked(sample_sites(poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(x))))
+
+
+def enumerated_step(pair: Any, x: Float[Tensor, "b *shape"], num_particles: int) -> StepTerms:
+    """−ELBO per image, sums in place of draws at the sites that are marked for enumeration, the rest by sampling.
+
+    Its gradient is that of Pyro's `TraceEnum_ELBO`, whose own sums fail in float32 (see `ExactLogRing`).
+    """
+    sites = trace_pair(pair.model, pair.guide, x, num_particles, training=True, enumerate_guide=True)
+    log_likelihood, kl = (part.mean() for part in both_terms(sites))
+    weight = float(getattr(pair, "kl_weight", 1.0))
+    means = log_likelihood.detach(), kl.detach() / weight
+    terms = {"elbo": means[0] - means[1], "log_likelihood": means[0], "kl": means[1], "kl_weight": weight}
+    return StepTerms(kl - log_likelihood, terms)
 
 
 def elbo_step(pair: Any, elbo: ELBO, x: Float[Tensor, "b *shape"], num_particles: int) -> StepTerms:
@@ -86,6 +121,13 @@ def elbo_step(pair: Any, elbo: ELBO, x: Float[Tensor, "b *shape"], num_particles
     return StepTerms(loss, terms, elbo.traces)
 
 
+def both_terms(sites: Sequence[Site]) -> tuple[Float[Tensor, "k b"], Float[Tensor, "k b"]]:
+    """log p(x | z) and log q(z | x) − log p(z); zero where nothing is latent."""
+    log_likelihood = torch.stack([s.log_p for s in sites if s.observed]).sum(0)
+    ratios = [s.log_q - s.log_p for s in sites if s.log_q is not None]
+    return log_likelihood, torch.stack(ratios).sum(0) if ratios else torch.zeros_like(log_likelihood)
+
+
 def iwae_step(pair: Any, x: Float[Tensor, "b *shape"], num_particles: int) -> StepTerms:
     """−mean log (1/K) Σ_k w_k over the batch, one importance weight for each image and particle.
 
@@ -98,8 +140,7 @@ def iwae_step(pair: Any, x: Float[Tensor, "b *shape"], num_particles: int) -> St
                 f"site {site.name!r}: {type(site.q).__name__} has no reparameterized draws, and the objective "
                 "iwae no other gradient: set objective=elbo"
             )
-    log_likelihood = torch.stack([s.log_p for s in sites if s.observed]).sum(0)
-    log_ratio = torch.stack([s.log_q - s.log_p for s in sites if s.log_q is not None]).sum(0)
+    log_likelihood, log_ratio = both_terms(sites)
     weight = float(getattr(pair, "kl_weight", 1.0))
     loss = -log_mean_exp(log_likelihood - log_ratio).mean()
     means = log_likelihood.detach().mean(), log_ratio.detach().mean() / weight

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probgen.errors import UserError
-from probgen.inference.equation import Equation
+from probgen.inference.equation import Equation, Unicode
 from probgen.inference.estimates import Estimate
 
 if TYPE_CHECKING:  # heavy, and needed only by those who ask for them
@@ -31,11 +31,14 @@ class ObservedTerm:
     """E_q[log p(x | z)] of an observed site: the mean over particles, in nats, one number per image.
 
     stderr: Monte Carlo error of each image's number; nan for one particle.
+    summed_out: discrete latents that the probability is a sum over; observed sites that share one are one term, named
+        `x, y`.
     """
 
     name: str
     log_likelihood: Float[Tensor, " b"]
     stderr: Float[Tensor, " b"]
+    summed_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class LatentTerm:
         the `score-function` (unbiased, noisy), or `exact`, by enumeration.
     kl_per_dim: the closed form for each latent dimension, where both distributions factorize.
     guide_mean: E_q[z] for each image, where the guide's distribution has one.
+    summed_out: discrete latents that p(z) is a sum over.
     """
 
     name: str
@@ -60,11 +64,16 @@ class LatentTerm:
     gradient: Gradient
     kl_per_dim: Float[Tensor, "b d"] | None
     guide_mean: Float[Tensor, "b d"] | None
+    summed_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn, by site: values `k b …`, and their log-probabilities in nats, `k b`."""
+    """What was drawn, by site: values `k b …`, and their log-probabilities in nats, `k b`.
+
+    A site that has all values of an enumerated one has no single draw: its log-probabilities are averages, it has no
+    value.
+    """
 
     values: dict[str, Tensor]
     log_likelihood: dict[str, Tensor]
@@ -139,9 +148,13 @@ class ElboTerms:
             "unit": "nats per image",
             "kind": self.estimate.kind,
             "equation": str(self.equation).splitlines(),
+            "formulas": self.formulas,
             "elbo": number(self.elbo, self.stderr),
             "log_likelihood": {"total": number(self.log_likelihood, self.likelihood_stderr)}
-            | {term.name: number(term.log_likelihood, term.stderr) for term in self.observed},
+            | {
+                term.name: number(term.log_likelihood, term.stderr) | {"summed_out": list(term.summed_out)}
+                for term in self.observed
+            },
             "kl": {"total": number(self.kl, self.kl_stderr)}
             | {
                 term.name: number(term.kl, term.stderr)
@@ -150,11 +163,24 @@ class ElboTerms:
                     "gradient": term.gradient,
                     "log_prior": number(term.log_prior),
                     "log_guide": number(term.log_guide),
+                    "summed_out": list(term.summed_out),
                     "per_dim": None if term.kl_per_dim is None else term.kl_per_dim.mean(0).tolist(),
                 }
                 for term in self.latent
             },
             "active_units": self.active_units,
+        }
+
+    @property
+    def formulas(self) -> dict[str, Any]:
+        """The equation's pieces: its three `terms`, and `p(x | z)` or `q(z | x)` of each site; empty without one."""
+        if isinstance(self.equation, str):
+            return {"terms": [], "p": {}, "q": {}}
+        style = Unicode()
+        factors = {"p": self.equation.model, "q": self.equation.guide}
+        return {
+            "terms": list(self.equation.terms(style)) if self.latent else [],
+            **{letter: {f.name: style.factor(letter, f) for f in found} for letter, found in factors.items()},
         }
 
     @property

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+WIDEST = 79  # a formula that is wider is set over several lines
 LARGEST = 8  # latent dimensions that are named, by their KL
 
 HOW = {"closed-form": "closed form", "sampled": "sampled", "enumerated": "summed over its values"}
@@ -32,20 +33,35 @@ def with_error(value: float, stderr: float | None) -> str:
     return f"{value:.2f}".replace("-", "−") + ("" if stderr is None else f" ± {stderr:.2f}")
 
 
+def summed_out(term: Mapping[str, Any]) -> str:
+    """`, c summed out` of a term that is a sum over c."""
+    return f", {', '.join(term['summed_out'])} summed out" if term["summed_out"] else ""
+
+
+def factor(record: Mapping[str, Any], letter: str, name: str) -> str:
+    """`p(x | z)` as the pair's equation has it; `p(x | …)` where the term is no single factor of it."""
+    term = record["kl"].get(name) or record["log_likelihood"][name]
+    split = letter == "p" and term["summed_out"]
+    return f"{letter}({name} | …)" if split else record["formulas"][letter].get(name, f"{letter}({name} | …)")
+
+
 def rows(record: Mapping[str, Any]) -> list[Row]:
     """The table under the equation, from `ElboTerms.to_json()`."""
     sites = [name for name in record["kl"] if name != "total"]
-    kind = f"sampled, {record['particles']} particle{'s' * (record['particles'] != 1)}" if sites else "exact"
-    found = [
-        Row(f"E_q[log p({name} | …)]" if sites else f"log p({name})", with_error(**number), kind)
-        for name, number in record["log_likelihood"].items()
-        if name != "total"
-    ]
+    drawn = any(record["kl"][name]["method"] != "enumerated" for name in sites)
+    kind = f"sampled, {record['particles']} particle{'s' * (record['particles'] != 1)}" if drawn else "exact"
+    p, q = (lambda name, letter=letter: factor(record, letter, name) for letter in "pq")
+    found = []
+    for name, term in record["log_likelihood"].items():
+        if name != "total":
+            what = f"E_q[log {p(name)}]" if sites else f"log p({name})"
+            found.append(Row(what + summed_out(term), with_error(term["value"], term["stderr"]), kind))
     for name in sites:
         term = record["kl"][name]
         found.append(Row(f"− KL({name})", with_error(-term["value"], term["stderr"]), HOW[term["method"]]))
-        found.append(Row(f"    E_q[log p({name} | …)]", with_error(**term["log_prior"]), "sampled"))
-        found.append(Row(f"    E_q[log q({name} | …)]", with_error(**term["log_guide"]), "sampled"))
+        how = HOW["enumerated"] if term["method"] == "enumerated" else "sampled"
+        found.append(Row(f"    E_q[log {p(name)}]{summed_out(term)}", with_error(**term["log_prior"]), how))
+        found.append(Row(f"    E_q[log {q(name)}]", with_error(**term["log_guide"]), how))
     return [*found, Row("ELBO" if sites else "log p(x)", with_error(**record["elbo"]), record["kind"])]
 
 
@@ -72,15 +88,21 @@ def three_terms(record: Mapping[str, Any]) -> list[str]:
         return []
     unknown = "unknown, ≥ 0"
     numbers = [with_error(**record[key]["total"]) for key in ("log_likelihood", "kl")]
-    terms = ["E_q[log p(x | z)]", "KL(q(z | x) ‖ p(z))", "KL(q(z | x) ‖ p(z | x))"]
+    general = ["E_q[log p(x | z)]", "KL(q(z | x) ‖ p(z))", "KL(q(z | x) ‖ p(z | x))"]
+    terms = record["formulas"]["terms"] or general
     widths = [max(len(a), len(b)) for a, b in zip(terms, [*numbers, unknown], strict=True)]
     cells = [t.center(w) for t, w in zip(terms, widths, strict=True)]
     values = [t.center(w) for t, w in zip([*numbers, unknown], widths, strict=True)]
-    return [
-        f"log p(x) = {cells[0]} − {cells[1]} + {cells[2]}",
-        f"           {values[0]} − {values[1]} + {values[2]}",
-        f"         ≥ {with_error(**record['elbo'])}   the ELBO, a {record['kind']}",
-    ]
+    left = record["equation"][-1].split(" = ")[0] if record["formulas"]["terms"] else "log p(x)"
+    space = " " * len(left)
+    bound = f"{space} ≥ {with_error(**record['elbo'])}   the ELBO, a {record['kind']}"
+    across = f"{left} = {cells[0]} − {cells[1]} + {cells[2]}"
+    if len(across) <= WIDEST:
+        return [across, f"{space}   {values[0]} − {values[1]} + {values[2]}", bound]
+    longest = max(map(len, terms))
+    signs = (f"{left} =  ", f"{space}   −", f"{space}   +")
+    stacked = zip(signs, terms, [*numbers, unknown], strict=True)
+    return [*(f"{sign} {term.ljust(longest)}   {number}" for sign, term, number in stacked), bound]
 
 
 def as_rich(record: Mapping[str, Any]) -> RenderableType:
@@ -90,7 +112,8 @@ def as_rich(record: Mapping[str, Any]) -> RenderableType:
         table.add_column(column, justify=side)  # type: ignore[arg-type]
     for row in rows(record):
         table.add_row(*map(Text, row), style="bold" if row.term in ("ELBO", "log p(x)") else None)
-    head = [*record["equation"], "", *three_terms(record)]
+    known = bool(record["formulas"]["terms"])
+    head = [*record["equation"][: -1 if known else None], *([] if known else [""]), *three_terms(record)]
     foot = ["", *remarks(record)] if remarks(record) else []
     return Group(*(Text(line) for line in [*head, ""]), table, *(Text(line) for line in foot))
 

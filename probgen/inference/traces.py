@@ -13,7 +13,7 @@ import pyro
 import torch
 from jaxtyping import Float, Shaped
 from pyro import poutine
-from pyro.distributions import ImproperUniform
+from pyro.distributions import Delta, ImproperUniform
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -27,12 +27,14 @@ PARTICLES = "_particles"  # our own plate, outside the images'
 class Site:
     """A `pyro.sample` statement after one pass; k particles, b images.
 
-    value, drawn: its value, as the program has it, and as `k b …`.
+    value, drawn: its value, as the program has it, and as `k b …`; nothing, `k b 0`, where it has all values at once.
     p, q: its distribution in the model, and in the guide (None where observed).
     log_p, log_q: log-probabilities in nats, summed over everything but particles and images.
     reduce: sums any tensor of the site's batch shape to `k b`.
     mask: that of `poutine.mask`, already applied to log_p and log_q.
     guide_position: its place in the guide's order, None where observed.
+    summed_out: the latents that log_p sums over; observed sites under one sum are one, of the name `x, y`.
+    enumerated: whether the guide's expectation over it is a sum; all numbers are then averages over its values.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Site:
     reduce: Callable[[Tensor], Tensor]
     mask: Tensor | bool | None
     guide_position: int | None
+    summed_out: tuple[str, ...] = ()
+    enumerated: bool = False
 
 
 def as_real(x: Shaped[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
@@ -87,6 +91,7 @@ def trace_pair(
     *,
     training: bool = False,
     detach: bool = False,
+    enumerate_guide: bool = False,
 ) -> list[Site]:
     """Draw z from the guide, score x and z under both programs, image by image, `num_particles` times.
 
@@ -96,6 +101,8 @@ def trace_pair(
 
     training: apply the scales that sites carry (a KL weight, say); otherwise a scale is refused.
     detach: treat the drawn z as constants, without a gradient path to the guide.
+    enumerate_guide: average over all values of the guide's sites that are marked for enumeration, instead of drawing
+        them. Latents of the model that are so marked, and unknown to the guide, are summed out in any case.
 
     Raises UserError, naming the site, for a pair whose terms would be wrong.
     """
@@ -119,6 +126,13 @@ def trace_pair(
         if not training:
             check_density(name, node)
         reducers[name] = site_reducer(name, node, plate, num_particles, num_images)
+    again = enumerate_guide and marked(guide_nodes)
+    if again or marked(model_nodes).keys() - guide_nodes.keys():
+        from probgen.inference.enumeration import enumerated_sites
+
+        programs, shape = (model, guide if again else guide_trace), (num_particles, num_images)
+        score_function = training and enumerate_guide
+        return enumerated_sites(*programs, x, guide_nodes | model_nodes, plate, shape, score_function=score_function)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
     order = {name: position for position, name in enumerate(guide_nodes)}
@@ -145,14 +159,20 @@ def score(program: Program, x: Shaped[Tensor, "b *shape"], values: dict[str, Ten
 
     Differentiable in the values. Raises UserError, naming the site, for a program whose numbers would be wrong.
     """
-    trace = poutine.trace(poutine.condition(program, data=values)).get_trace(x)
-    trace.compute_log_prob()
-    scores, nodes = {}, sample_sites(trace)
+    conditioned = poutine.condition(program, data=values)
+    trace = poutine.trace(conditioned).get_trace(x)
+    nodes = sample_sites(trace)
     plate = image_plate(list(nodes.values()), program, x)
+    reducers = {}
     for name, node in nodes.items():
         check_density(name, node)
-        scores[name] = site_reducer(name, node, plate, 1, len(x))(node["log_prob"])[0]
-    return scores
+        reducers[name] = site_reducer(name, node, plate, 1, len(x))
+    if marked(nodes):
+        from probgen.inference.enumeration import enumerated_score
+
+        return enumerated_score(conditioned, x, nodes, plate, values.keys())
+    trace.compute_log_prob()
+    return {name: reducers[name](node["log_prob"])[0] for name, node in nodes.items()}
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, Any]:
@@ -164,13 +184,21 @@ def sample_sites(trace: poutine.Trace) -> dict[str, Any]:
     }
 
 
+def marked(nodes: dict[str, Any]) -> dict[str, Any]:
+    """The latent sites that are marked for enumeration."""
+    return {n: node for n, node in nodes.items() if node["infer"].get("enumerate") and not node["is_observed"]}
+
+
 def check_same_latents(model_nodes: dict[str, Any], guide_nodes: dict[str, Any]) -> None:
-    """Model and guide must agree on which sites are latent."""
+    """Model and guide must agree on which sites are latent; those that are summed out of the model are not drawn."""
     latent = {name for name, node in model_nodes.items() if not node["is_observed"]}
-    if missing := latent - guide_nodes.keys():
+    if missing := latent - guide_nodes.keys() - marked(model_nodes).keys():
+        name = min(missing)
+        listed = model_nodes[name]["fn"].has_enumerate_support
+        hint = ", or sum it out (infer={'enumerate': 'parallel'} at the site)" if listed else ""
         raise UserError(
-            f"the guide has no site {sorted(missing)[0]!r}, which is latent in the model: sample it in the guide, "
-            "or observe it in the model (obs=…)"
+            f"the guide has no site {name!r}, which is latent in the model: sample it in the guide, "
+            f"or observe it in the model (obs=…){hint}"
         )
     if invented := guide_nodes.keys() - latent:
         raise UserError(
@@ -183,12 +211,24 @@ def check_density(name: str, node: dict[str, Any]) -> None:
     """No scaling, no subsampling, no improper prior: the log-probability is the one the equation means."""
     if isinstance(node["fn"], ImproperUniform):
         raise UserError(f"site {name!r} has an improper prior: the pair defines no p(x), and no bound on it")
+    if isinstance(innermost(node["fn"]), Delta) and not node["is_observed"]:
+        raise UserError(
+            f"site {name!r} is a point (Delta), which has no density: there is no bound on log p(x) from it; train so, "
+            "but evaluate with a guide that has a spread (a Normal, say)"
+        )
     scale = node["scale"]
     if bool((scale != 1).any() if isinstance(scale, Tensor) else scale != 1):
         raise UserError(
             f"site {name!r} has its log-probability scaled by {float(torch.as_tensor(scale).max()):g} "
             "(poutine.scale, or a subsampling plate), expected 1: evaluate on whole batches, unscaled"
         )
+
+
+def innermost(fn: Any) -> Any:
+    """The distribution without what wraps it: events declared, masks, expansions."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
 
 
 def image_plate(nodes: list[dict[str, Any]], model: Program, x: Tensor) -> str | None:

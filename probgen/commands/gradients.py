@@ -1,0 +1,44 @@
+"""`probgen gradients`: the reparameterized and the score-function gradient of the same ELBO."""
+
+from pathlib import Path
+from typing import Any
+
+from probgen.commands.common import check_num, open_run, output_file, save_picture
+from probgen.errors import UserError
+from probgen.inference.gradients import compare_gradients
+from probgen.models.contracts import Kind, kind_of
+from probgen.plots import figure_png
+from probgen.plots_gradients import gradients_figure
+
+MOST_DRAWS = 100_000
+
+
+def gradients_run(
+    path: Path,
+    out: Path | None,
+    *,
+    num: int,
+    draws: int,
+    split: str,
+    data_dir: Path | None,
+    model: str | None,
+    device: str,
+    seed: int,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Both estimators of the gradient of the mean ELBO of the first `num` images; their picture in `out`."""
+    if out is not None:
+        output_file(out, ".png")
+    check_num(num)
+    if not 2 <= draws <= MOST_DRAWS:
+        raise UserError(f"--draws {draws} came, expected 2 to {MOST_DRAWS:,}")
+    opened = open_run(path, model, device, seed)
+    if kind_of(opened.model) is Kind.NONE:
+        raise UserError(f"there is no ELBO: {opened.model.no_density}")
+    pair, images = opened.model, opened.split(split, data_dir, num)
+    comparison = compare_gradients(pair.model, pair.guide, images, list(pair.parameters()), draws, progress=not quiet)
+    if out is not None:
+        save_picture(out, figure_png(gradients_figure(comparison)))
+    config = opened.run.config
+    head = {"model": config.model, "data": config.data, "split": split, "num_images": len(images)}
+    return head | comparison.to_json()

@@ -1,0 +1,91 @@
+"""The path of densities that annealing follows, in coordinates without bounds.
+
+f_β(z) ∝ r(z)^{1−β} p(x, z)^β,   β from 0 (r: the prior, or the guide) to 1 (the posterior)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import biject_to
+
+from probgen.errors import UserError
+from probgen.inference.hmc import State
+from probgen.inference.traces import Program, marked, sample_sites, score
+
+
+class AnnealedPath:
+    """The path from r(z) to p(x, z), for a batch of images, in unconstrained coordinates u with z = T(u).
+
+    The Jacobian of T is part of both ends, so that HMC moves freely whatever the support of z.
+    """
+
+    def __init__(self, model: Program, guide: Program | None, x: Tensor) -> None:
+        self.model, self.guide, self.x = model, guide, x
+        self.sites, again = self.draw(), self.draw()
+        if not self.sites:
+            raise UserError("the model has no latent site: log p(x) is exact, there is nothing to anneal")
+        for name, node in self.sites.items():
+            self.check_site(name, node, again[name])
+        self.transforms = {name: biject_to(node["fn"].support) for name, node in self.sites.items()}
+
+    @torch.no_grad()
+    def draw(self) -> dict[str, Any]:
+        """The latent sites after a run of the guide, or of the model without one; not those that `score` sums out."""
+        nodes = sample_sites(poutine.trace(self.guide or self.model).get_trace(self.x))
+        summed = {} if self.guide else marked(nodes)
+        return {name: node for name, node in nodes.items() if not node["is_observed"] and name not in summed}
+
+    def check_site(self, name: str, node: dict[str, Any], again: dict[str, Any]) -> None:
+        """Raise UserError for a discrete site, one outside the images' plate, one whose support is not fixed."""
+        if node["fn"].support.is_discrete:
+            raise UserError(f"site {name!r} is discrete: annealing moves continuous latents only")
+        if node["value"].shape[:1] != self.x.shape[:1]:
+            raise UserError(
+                f"site {name!r}: a value of shape {tuple(node['value'].shape)} came, expected one for each of the "
+                f"{len(self.x)} images in front: annealing needs the images' plate outermost"
+            )
+        unconstrained = biject_to(node["fn"].support).inv(node["value"])
+        if not torch.equal(*(biject_to(n["fn"].support)(unconstrained) for n in (node, again))):
+            raise UserError(f"the support of site {name!r} depends on another latent site: annealing needs a fixed one")
+
+    def start(self) -> list[Tensor]:
+        """u_0, from z_0 ~ r."""
+        return self.unconstrained({name: node["value"] for name, node in self.draw().items()})
+
+    def unconstrained(self, values: dict[str, Tensor]) -> list[Tensor]:
+        """u = T⁻¹(z) of each site."""
+        return [transform.inv(values[name]).detach() for name, transform in self.transforms.items()]
+
+    def ends(self, state: State) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """log r and log p(x, ·) at u, with the Jacobian."""
+        pairs = list(zip(self.transforms.items(), state, strict=True))
+        values = {name: transform(u) for (name, transform), u in pairs}
+        jacobian = torch.stack(
+            [
+                transform.log_abs_det_jacobian(u, values[name]).reshape(len(u), -1).sum(1)
+                for (name, transform), u in pairs
+            ]
+        ).sum(0)
+        model = score(self.model, self.x, values)
+        joint = torch.stack(list(model.values())).sum(0)
+        start = score(self.guide, self.x, values) if self.guide else {name: model[name] for name in self.sites}
+        return torch.stack(list(start.values())).sum(0) + jacobian, joint + jacobian
+
+    def log_density(self, beta: float) -> Callable[[State], Tensor]:
+        """log f_β."""
+
+        def at(state: State) -> Tensor:
+            start, joint = self.ends(state)
+            return (1 - beta) * start + beta * joint
+
+        return at
+
+    @torch.no_grad()
+    def log_ratio(self, state: State) -> Float[Tensor, " n"]:
+        """log p(x, z) − log r(z): how log f_β grows with β."""
+        start, joint = self.ends(state)
+        return joint - start
