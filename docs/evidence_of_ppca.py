@@ -29,7 +29,7 @@ def factorized(model: ProbabilisticPCA):
     return guide
 
 
-def main(num_images: int = 100) -> None:
+def main(num_images: int = 50) -> None:
     """Print one row for each number: over the images of the test split, and over images simulated from the model."""
     pyro.set_rng_seed(0)
     data = load_data("digits")
@@ -37,7 +37,7 @@ def main(num_images: int = 100) -> None:
     train, test = train + torch.rand_like(train), (test + torch.rand_like(test))[:num_images]
     model = ProbabilisticPCA((64,), latent_dim=8).double().maximum_likelihood(train)
     model.W.data @= torch.linalg.qr(torch.randn(8, 8).double()).Q  # the same p(x), but now z is correlated given x
-    guide, annealing = factorized(model), {"num_chains": 16, "num_distributions": 300, "schedule": "adaptive"}
+    guide, annealing = factorized(model), {"num_chains": 8, "num_distributions": 300, "schedule": "adaptive"}
     rows: dict[str, Estimate] = {
         "log p(x)": exact(model.log_prob, test),
         "ELBO, the posterior as guide": elbo_terms(model.model, model.guide, test, 16, kl="sampled").estimate,

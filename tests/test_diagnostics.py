@@ -14,7 +14,6 @@ from oracles import ExactLinearGaussian, LinearGaussian, array, diagonal_gaussia
 from PIL import Image
 from torch import Tensor, nn
 
-from probgen import plots_posterior
 from probgen.errors import UserError
 from probgen.inference import diagnostics, nuts
 from probgen.inference.arviz_bridge import ess, netcdf, r_hat, to_arviz
@@ -23,6 +22,7 @@ from probgen.inference.diagnostics import bounds, diagnose, guide_weights, margi
 from probgen.inference.estimates import Estimate
 from probgen.models import Autoencoder, MultivariateGaussian, ProbabilisticPCA
 from probgen.plots import figure_png
+from probgen.plots import posterior as plots_posterior
 
 SHORT = {"num_chains": 2, "num_samples": 150, "warmup": 100}
 ONE = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)

@@ -41,7 +41,7 @@ def anything_but(*refused: str) -> Callable[[str], bool]:
 
 def inference_may(name: str) -> bool:
     """Its one picture: the terms draw themselves."""
-    allowed = inside(name, "probgen.models.contracts", "probgen.plots.terms_figure")
+    allowed = inside(name, "probgen.models.contracts", "probgen.plots.terms.terms_figure")
     return allowed or anything_but("models", *ABOVE)(name)
 
 

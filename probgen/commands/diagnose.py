@@ -7,14 +7,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from probgen import plots_posterior
 from probgen.commands.common import open_run
 from probgen.errors import UserError
 from probgen.files import make_directory, write_atomic
 from probgen.inference.arviz_bridge import FEWEST_DRAWS, FEWEST_WEIGHTS, netcdf
 from probgen.inference.diagnostics import Diagnosis, diagnose
 from probgen.inference.nuts import check_posterior
-from probgen.plots import figure_png
+from probgen.plots import figure_png, posterior
 
 RESULT = "diagnosis.json"
 
@@ -95,9 +94,9 @@ def check_out(out: Path) -> None:
 def write(out: Path, diagnosis: Diagnosis, result: dict[str, Any]) -> list[str]:
     """The figures, the draws where a library writes NetCDF, and the numbers; gives the names of the files."""
     figures: dict[str, Figure] = {
-        "marginals.png": plots_posterior.marginals(diagnosis),
-        "pairs.png": plots_posterior.pairs(diagnosis),
-        "trace.png": plots_posterior.chains(diagnosis),
+        "marginals.png": posterior.marginals(diagnosis),
+        "pairs.png": posterior.pairs(diagnosis),
+        "trace.png": posterior.chains(diagnosis),
     }
     contents = {name: figure_png(figure) for name, figure in figures.items()}
     if (draws := netcdf(diagnosis.to_arviz())) is not None:

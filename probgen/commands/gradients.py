@@ -7,8 +7,7 @@ from probgen.commands.common import check_num, open_run, output_file, save_pictu
 from probgen.errors import UserError
 from probgen.inference.gradients import compare_gradients
 from probgen.models.contracts import Kind, kind_of
-from probgen.plots import figure_png
-from probgen.plots_gradients import gradients_figure
+from probgen.plots import figure_png, gradients_figure
 
 MOST_DRAWS = 100_000
 

@@ -212,7 +212,7 @@ class ElboTerms:
 
     def plot(self) -> "Figure":
         """The terms of single images stacked, the ELBO's histogram, the KL of each latent dimension."""
-        from probgen.plots import terms_figure
+        from probgen.plots.terms import terms_figure
 
         return terms_figure(self)
 
