@@ -43,10 +43,9 @@ def test_elbo_and_importance_weighted_bounds_rise_to_the_evidence(name):
 
 
 LARGEST_GAPS = {"1 of 3": 0.1, "2 of 3": 0.1, "1 of 8": 0.3, "2 of 8": 0.5, "5 of 8": 1.5, "parabola": 0.25}
-NO_BIJECTION = pytest.mark.xfail(raises=NotImplementedError, strict=True, reason="mixtures are not annealed yet")
 
 
-@pytest.fixture(scope="module", params=[*LARGEST_GAPS, pytest.param("clusters", marks=NO_BIJECTION)])
+@pytest.fixture(scope="module", params=[*LARGEST_GAPS, "clusters"])
 def annealed(request):
     """Both ends of BDMC on images from the model with their evidence between, and the gap to expect at most."""
     pyro.set_rng_seed(0)

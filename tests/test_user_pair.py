@@ -252,7 +252,7 @@ WRONG_FILES = {
     "too little to_event": (changed(".to_event(3)", ".to_event(2)"), ("MyVAE", "'x'", ".to_event")),
     "wrong input size": (changed("Linear(size, hidden)", "Linear(9, hidden)"), ("MyVAE", "my_vae.py line 23", "9")),
     "wrong output size": (changed("Linear(hidden, size)", "Linear(hidden, 63)"), ("MyVAE", "my_vae.py line 18", "189")),
-    "value outside the support": (changed("obs=x", "obs=x + 0.5"), ("MyVAE", "'x'", "support")),
+    "value outside the support": (changed("obs=x", "obs=x + 0.5"), ("MyVAE", "'x'", "support", "my_vae.py line 19")),
     "parameter outside its constraint": (
         changed("log_sigma.exp()", "-log_sigma.exp()"),
         ("MyVAE", "my_vae.py line 24", "scale"),

@@ -68,10 +68,10 @@ class RunRecorder(Recorder):
         self.open_events(loop.trainer.steps_done)
 
     def open_events(self, step: int) -> None:
-        """TensorBoard's event files; those after `step` are hidden."""
+        """TensorBoard's event files; what an earlier process wrote there after `step` is hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.events = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=step + 1 if step else None)
+        self.events = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=step + 1)
 
     def record(self, record: dict[str, Any]) -> None:
         """A line in metrics.jsonl and a point in TensorBoard for each term."""

@@ -15,7 +15,7 @@ from probgen.errors import UserError
 from probgen.files import write_atomic
 from probgen.inference.checks import sites_of
 from probgen.inference.elbo import elbo_terms
-from probgen.inference.predict import decode, mean_of, reconstruct, sample
+from probgen.inference.predict import decode, mean_of, reconstruct, sample, sample_means
 from probgen.inference.traces import as_real, evaluating, sample_sites
 from probgen.models.contracts import Kind, kind_of
 
@@ -38,7 +38,7 @@ def sample_run(
     draw = draw_means if mean else draw_samples
     images = torch.cat([draw(opened, size, temperature).cpu() for size in sizes])
     if out.suffix.lower() == ".npz":
-        write_atomic(out, npz(images, opened.levels))
+        write_atomic(out, npz(images, opened.levels, whole=not mean))
     elif opened.levels is None:
         write_atomic(out, plots.points(images))
     else:
@@ -52,16 +52,15 @@ def draw_samples(opened: OpenedRun, num: int, temperature: float) -> Tensor:
 
 def draw_means(opened: OpenedRun, num: int, temperature: float) -> Tensor:
     """E[x | z] for z ~ p(z): smoother than a draw of x, and no sample of p(x)."""
-    name, size = only_code(opened)
-    z = temperature * torch.randn(num, size, device=opened.device)
-    return decode(opened.model, {name: z}, num, opened.image_shape)
+    return sample_means(opened.model, num, opened.image_shape, temperature=temperature)
 
 
-def npz(images: Tensor, levels: int | None) -> bytes:
-    """`images` as uint8 n h w or n h w c with `levels`, or as float n 2."""
+def npz(images: Tensor, levels: int | None, *, whole: bool = True) -> bytes:
+    """`images` as uint8 n h w or n h w c with `levels` (float where they need not be `whole`), or as float n 2."""
     arrays: dict[str, Any] = {"images": images.float().numpy()}
     if levels is not None:
-        array = images.round().clamp(0, levels - 1).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        images = images.clamp(0, levels - 1)
+        array = (images.round().to(torch.uint8) if whole else images.float()).permute(0, 2, 3, 1).numpy()
         arrays = {"images": array[..., 0] if array.shape[-1] == 1 else array, "levels": np.array(levels)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)

@@ -10,11 +10,26 @@ import torch
 from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Transform, biject_to
 
 from probgen.errors import UserError
 from probgen.inference.hmc import State
 from probgen.inference.traces import Program, marked, sample_sites, score
+
+
+def bijection(name: str, support: Any) -> Transform:
+    """From numbers without bounds to the site's; the support of a mixture is that of its components.
+
+    Raises UserError where torch knows none.
+    """
+    if type(support).__name__ == "MixtureSameFamilyConstraint":
+        support = support.base_constraint
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise UserError(
+            f"site {name!r}: no bijection from the reals to {support} is known, and annealing needs one"
+        ) from error
 
 
 class AnnealedPath:
@@ -30,7 +45,7 @@ class AnnealedPath:
             raise UserError("the model has no latent site: log p(x) is exact, there is nothing to anneal")
         for name, node in self.sites.items():
             self.check_site(name, node, again[name])
-        self.transforms = {name: biject_to(node["fn"].support) for name, node in self.sites.items()}
+        self.transforms = {name: bijection(name, node["fn"].support) for name, node in self.sites.items()}
 
     @torch.no_grad()
     def draw(self) -> dict[str, Any]:
@@ -48,8 +63,8 @@ class AnnealedPath:
                 f"site {name!r}: a value of shape {tuple(node['value'].shape)} came, expected one for each of the "
                 f"{len(self.x)} images in front: annealing needs the images' plate outermost"
             )
-        unconstrained = biject_to(node["fn"].support).inv(node["value"])
-        if not torch.equal(*(biject_to(n["fn"].support)(unconstrained) for n in (node, again))):
+        unconstrained = bijection(name, node["fn"].support).inv(node["value"])
+        if not torch.equal(*(bijection(name, n["fn"].support)(unconstrained) for n in (node, again))):
             raise UserError(f"the support of site {name!r} depends on another latent site: annealing needs a fixed one")
 
     def start(self) -> list[Tensor]:

@@ -27,7 +27,7 @@ from probgen.inference.estimates import Estimate
 from probgen.inference.evidence import log_mean_noise
 from probgen.inference.hmc import hmc_transition
 from probgen.inference.schedules import Schedule, equal_lengths, first_schedule
-from probgen.inference.traces import Program, as_real, evaluating
+from probgen.inference.traces import Program, as_real, check_images, evaluating
 
 TARGET_ACCEPTANCE = 0.65  # Wu et al. 2017, section 4
 FIRST_STEP_SIZE = 0.1
@@ -114,24 +114,31 @@ class Annealer:
     def __init__(self, model: Program, guide: Program | None, x: Tensor, start: dict[str, Tensor] | None) -> None:
         self.model, self.guide, self.x, self.start = model, guide, x, start
 
-    def begin(self, num_chains: int) -> tuple[AnnealedPath, list[Tensor]]:
+    def begin(self, num_chains: int, *, at_r: bool = False) -> tuple[AnnealedPath, list[Tensor]]:
         """The path for so many chains an image (chains outside, images inside), and where they start."""
         path = AnnealedPath(self.model, self.guide, self.x.repeat(num_chains, *[1] * (self.x.dim() - 1)))
-        if self.start is None:
+        if self.start is None or at_r:
             return path, path.start()
         tiled = {name: value.repeat(num_chains, *[1] * (value.dim() - 1)) for name, value in self.start.items()}
         return path, path.unconstrained(tiled)
 
     def tune(self, betas: Tensor, settings: Settings, advance: Callable[[], None]) -> tuple[Tensor, Tensor]:
-        """Pilot runs: the β to use, and the step size of each image at each of them (t-1, b)."""
+        """Pilot runs: the β to use, and the step size of each image at each of them (t-1, b).
+
+        They rise from r, whichever way the run goes. There is only one exact posterior draw for a backward run to
+        begin at: a pilot from there would make step sizes that know where it lies, and E[1/w'] not quite 1/p(x).
+        """
+        falling = self.start is not None
+        betas = betas.flip(0) if falling else betas
         if settings.schedule == "adaptive":
             betas = equal_lengths(betas, self.pilot(betas, PILOT_CHAINS, settings, advance).log_ratios)
         num_chains = min(PILOT_CHAINS, settings.num_chains)
-        return betas, self.pilot(betas, num_chains, settings, advance).step_sizes.log().mean(1).exp()
+        steps = self.pilot(betas, num_chains, settings, advance).step_sizes.log().mean(1).exp()
+        return (betas.flip(0), torch.cat([steps[:-1].flip(0), steps[:1]])) if falling else (betas, steps)
 
     def pilot(self, betas: Tensor, num_chains: int, settings: Settings, advance: Callable[[], None]) -> Chains:
         """Chains that adapt their step sizes as they go; what is by step, split into chains and images (t-1, k, b)."""
-        chains = run_chains(*self.begin(num_chains), betas, None, settings.num_leapfrog, advance)
+        chains = run_chains(*self.begin(num_chains, at_r=True), betas, None, settings.num_leapfrog, advance)
         shape = (len(betas) - 1, num_chains, len(self.x))
         return replace(chains, step_sizes=chains.step_sizes.reshape(shape), log_ratios=chains.log_ratios.reshape(shape))
 
@@ -180,6 +187,7 @@ def annealed(
 ) -> AnnealingResult:
     """Forward annealing, or with a `start` at the posterior and falling β, backward; in chunks of images."""
     settings.check()
+    check_images(x)
     betas = first_schedule(settings.schedule, settings.num_distributions)
     betas = betas if start is None else betas.flip(0)
     images = max(1, CHUNK // settings.num_chains)

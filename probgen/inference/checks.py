@@ -1,15 +1,18 @@
 """A first run of a pair on a few images, whose failures are told as what they are: the pair's author's to mend."""
 
+import sys
 import sysconfig
 import traceback
 import warnings
-from types import TracebackType
+from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 
 import pyro
 import torch
 from jaxtyping import Shaped
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from probgen.errors import UserError
@@ -27,16 +30,16 @@ def check_pair(pair: Any, x: Shaped[Tensor, "b *shape"]) -> None:
     pair's file that failed. Warns of sites whose gradient will be noisy.
     """
     batch = x[:NUM_IMAGES]
-    objective = getattr(pair, "objective", None) or Objective()
+    objective, lines = getattr(pair, "objective", None) or Objective(), SiteLines()
     try:
-        with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(True):
+        with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(True), lines:
             elbo = objective.bound == "elbo"
             options = {"training": True, "enumerate_guide": elbo}
             sites = trace_pair(pair.model, pair.guide, batch, objective.num_particles, **options)
     except UserError as error:
         raise UserError(f"{type(pair).__name__}: {error}") from error
     except Exception as error:
-        raise UserError(explain(pair, batch, error)) from error
+        raise UserError(explain(pair, batch, error, lines.of)) from error
     for site in sites:
         if not (site.observed or site.enumerated or site.q.has_rsample):
             warnings.warn(score_function_warning(site), stacklevel=1)
@@ -52,23 +55,40 @@ def score_function_warning(site: Site) -> str:
     )
 
 
-def explain(pair: Any, batch: Tensor, error: Exception) -> str:
-    """One line for an exception that a pair's program raised."""
+class SiteLines(Messenger):
+    """Remembers at which line each site was sampled: it is scored only after its program has returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[str, str] = {}
+
+    def _pyro_sample(self, message: Any) -> None:
+        stack = reversed(list(traceback.walk_stack(sys._getframe())))
+        self.of[message["name"]] = last_own_line(stack)
+
+
+def explain(pair: Any, batch: Tensor, error: Exception, lines: dict[str, str]) -> str:
+    """One line for an exception that a pair's program raised, or that scoring one of its sites did."""
     name = type(pair).__name__
     message = offending_site(error, len(batch))
     if message is None:
         message = reason(error)
-    where = last_own_line(error.__traceback__)
+    where = last_own_line(traceback.walk_tb(error.__traceback__)) or lines.get(scored_site(error), "")
     return f"{name} fails on a batch of shape {tuple(batch.shape)}{where}: {message}"
 
 
 def reason(error: Exception) -> str:
     """The exception's first line; for Pyro's «Error while computing log_prob at site 'x':» also what follows."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
-    if lines[0].startswith("Error while computing"):
-        site = lines[0].rsplit("at site", 1)[-1].strip(" :")
-        return f"site {site}: {lines[1] if len(lines) > 1 else type(error.__cause__).__name__}"
+    if site := scored_site(error):
+        return f"site {site!r}: {lines[1] if len(lines) > 1 else type(error.__cause__).__name__}"
     return f"{type(error).__name__}: {lines[0]}"
+
+
+def scored_site(error: Exception) -> str:
+    """The site that Pyro's «Error while computing log_prob at site 'x':» is about, or nothing."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return first.rsplit("at site", 1)[-1].strip(" :'") if first.startswith("Error while computing") else ""
 
 
 def offending_site(error: Exception, num_images: int) -> str | None:
@@ -86,12 +106,12 @@ def offending_site(error: Exception, num_images: int) -> str | None:
     return None
 
 
-def last_own_line(trace: TracebackType | None) -> str:
-    """`, file.py line 12` of the deepest frame that belongs to the pair; nothing where all is a library's."""
+def last_own_line(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """`, file.py line 12` of the last frame that belongs to the pair; nothing where all is a library's."""
     own = [
-        f", {frame.filename.rsplit('/', 1)[-1]} line {frame.lineno}"
-        for frame in traceback.extract_tb(trace)
-        if not any(place in frame.filename for place in NOT_THE_USERS)
+        f", {frame.f_code.co_filename.rsplit('/', 1)[-1]} line {line}"
+        for frame, line in frames
+        if not any(place in frame.f_code.co_filename for place in NOT_THE_USERS)
     ]
     return own[-1] if own else ""
 

@@ -19,7 +19,7 @@ from torch.distributions import kl_divergence
 from probgen.errors import UserError
 from probgen.inference.equation import Equation, equation
 from probgen.inference.terms import Draws, ElboTerms, KLMethod, LatentTerm, ObservedTerm
-from probgen.inference.traces import Program, Site, evaluating, trace_pair
+from probgen.inference.traces import Program, Site, check_images, evaluating, trace_pair
 
 Term = TypeVar("Term", ObservedTerm, LatentTerm, Draws)
 
@@ -49,6 +49,7 @@ def elbo_terms(
     """
     if num_particles < 1:
         raise UserError(f"num_particles={num_particles} came, expected 1 or more")
+    check_images(x)
     with evaluating(model, guide):
         images = max(1, chunk_size // num_particles)
         passes = (trace_pair(model, guide, part, num_particles, enumerate_guide=True) for part in x.split(images))

@@ -12,7 +12,7 @@ from probgen.errors import UserError
 from probgen.inference.arviz_bridge import FEWEST_WEIGHTS, pareto_k
 from probgen.inference.elbo import log_mean_exp, noise
 from probgen.inference.estimates import Estimate
-from probgen.inference.traces import Program, as_real, evaluating, trace_pair
+from probgen.inference.traces import Program, as_real, check_images, evaluating, trace_pair
 
 CHUNK = 20_000  # images × particles held at once: 784 pixels of that many in float32 are 63 MB
 
@@ -40,6 +40,7 @@ def iwae(
     """
     if num_particles < 1:
         raise UserError(f"num_particles={num_particles} came, expected 1 or more")
+    check_images(x)
     images = max(1, CHUNK // num_particles)
     with evaluating(model, guide):
         parts = track(x.split(images), f"IWAE, {num_particles} particles", quiet=not progress)
@@ -78,6 +79,7 @@ def log_weights(
 @torch.no_grad()
 def exact(log_prob: Callable[[Tensor], Tensor], x: Shaped[Tensor, "b *shape"], *, chunk_size: int = 1024) -> Estimate:
     """log p(x) of a tractable density, from its own `log_prob`."""
+    check_images(x)
     with evaluating(log_prob):
         per_image = torch.cat([log_prob(as_real(part)) for part in x.split(chunk_size)])
     return Estimate.of(per_image, "exact")

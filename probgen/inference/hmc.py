@@ -20,7 +20,10 @@ def hmc_transition(
     """One transition that leaves exp(log_density) invariant; the new state, and each chain's acceptance probability.
 
     p ~ N(0, I); leapfrog steps of H(z, p) = −log_density(z) + ½‖p‖²; accept with min(1, e^{H(old) − H(new)}).
+    Each transition takes steps of its own size, uniform on ½ … 1½ of `step_size`: were all alike, all trajectories
+    on a Gaussian could close on themselves, and the chain stay on its ellipse (Neal 2011, section 3.2).
     """
+    step_size = step_size * torch.empty_like(step_size).uniform_(0.5, 1.5)
     momentum = [torch.randn_like(z) for z in state]
     value, gradient = value_and_gradient(log_density, state)
     old = value - kinetic(momentum)

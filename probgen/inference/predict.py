@@ -70,6 +70,25 @@ def sample(pair: Any, num: int, image_shape: Sequence[int], *, temperature: floa
 
 
 @torch.no_grad()
+def sample_means(
+    pair: Any, num: int, image_shape: Sequence[int], *, temperature: float = 1.0
+) -> Float[Tensor, "num *shape"]:
+    """E[x | z] for z from the pair's own prior: smoother than a draw of x, and no sample of p(x).
+
+    Raises UserError for a pair without a prior, or without latent sites.
+    """
+    if no_prior := getattr(pair, "no_density", None):
+        raise UserError(f"nothing to sample from: {no_prior}; it can reconstruct")
+    with evaluating(pair), pyro.validation_enabled(False), Temper(temperature) as temper:
+        trace = poutine.trace(poutine.uncondition(pair.model)).get_trace(blank(pair, num, image_shape))
+    temper.check()
+    if all("was_observed" in node["infer"] for node in sample_sites(trace).values()):
+        raise UserError(f"{type(pair).__name__} has no latent site: E[x | z] is the same image for every z")
+    node = image_site(trace, num, image_shape)
+    return as_real(mean_of(node["fn"], node["value"]).reshape(num, *image_shape))
+
+
+@torch.no_grad()
 def reconstruct(pair: Any, x: Shaped[Tensor, "b *shape"], *, seed_mean: bool = True) -> Float[Tensor, "b *shape"]:
     """E[x̂ | z] with z = E_q[z | x], in grey levels: what the code keeps of an image."""
     x = as_real(x)

@@ -57,6 +57,12 @@ def as_real(x: Shaped[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
+def check_images(x: Tensor) -> None:
+    """Raise UserError for a batch without images."""
+    if len(x) == 0:
+        raise UserError("no images came, expected one or more")
+
+
 def owner(program: Any) -> Any:
     """The pair that a bound method `pair.model` or `pair.guide` belongs to; a module is its own."""
     return getattr(program, "__self__", program)
