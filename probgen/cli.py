@@ -221,8 +221,10 @@ def diagnose(
 ) -> None:
     """Is the guide any good? For one image: q(z | x) beside p(z | x) as NUTS draws it, and the KL between them.
 
-    Shift and spread of each latent dimension tell where the guide is wrong (correlations that it misses are in
-    pairs.png), the KL what that costs of log p(x), Pareto k̂ whether its draws could stand for the posterior.
+    Shift and spread tell where the guide is wrong, pairs.png which correlations it misses.
+
+    The KL is what that costs of log p(x); Pareto k̂ says whether its draws could stand for the posterior.
+
     R̂ near 1 says that NUTS itself can be believed.
     """
     from probgen.commands.diagnose import Sampling, diagnose_run

@@ -7,8 +7,11 @@ import sys
 import pytest
 from helpers import check_refusal, finish, ok, probgen, refused, start, trained
 
-COMMANDS = ["train", "sample", "reconstruct", "traverse", "evaluate", "elbo", "info", "models", "datasets", "demo"]
-NEEDS_OUT = ["sample", "reconstruct", "traverse"]
+COMMANDS = [
+    "train", "sample", "reconstruct", "traverse", "evaluate", "elbo", "diagnose", "gradients", "info", "models",
+    "datasets", "demo",
+]  # fmt: skip
+NEEDS_OUT = ["sample", "reconstruct", "traverse", "diagnose"]
 
 
 def test_help_names_every_command():

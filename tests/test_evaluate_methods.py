@@ -143,3 +143,10 @@ def test_an_autoencoder_has_none_by_any_method(method):
 )
 def test_what_cannot_be_computed_is_refused_in_one_line(name, args, says):
     refused("evaluate", trained(name), "--json", *args, says=says)
+
+
+def test_more_images_can_be_simulated_than_there_are_data():
+    result = ok(
+        "evaluate", trained("vae"), "--method", "bdmc", "--num", 370, "--chains", 1, "--distributions", 2, "--json"
+    )
+    assert result.json["num_images"] == 370

@@ -11,7 +11,7 @@ from oracles import LinearGaussian
 from torch import nn
 
 from probgen.errors import UserError
-from probgen.inference.predict import decode, reconstruct, sample
+from probgen.inference.predict import code_of, decode, mean_of, reconstruct, sample
 from probgen.models import VAE, MultivariateGaussian, ProbabilisticPCA
 
 
@@ -201,3 +201,24 @@ def test_modes_and_dropout_are_evaluations_and_left_as_they_were():
     assert torch.equal(reconstruct(pair, x), reconstruct(pair, x))
     assert pair.training
     assert pair.drop.training
+
+
+def test_a_distribution_without_a_formula_for_its_mean_gives_the_average_of_draws():
+    flow = dist.TransformedDistribution(dist.Normal(torch.zeros(500).double(), 0.3), [dist.transforms.ExpTransform()])
+    found = mean_of(flow, flow.sample())
+    check_estimate(found, np.exp(0.3**2 / 2), largest_error=0.01)
+    assert found.std() < 0.2 * flow.sample().std()
+
+
+@pytest.mark.parametrize(
+    ("fn", "centre"),
+    [
+        (dist.Normal(torch.tensor([1.0, 2.0]), 3.0).to_event(1), [1.0, 2.0]),
+        (dist.Bernoulli(torch.tensor([0.2, 0.9])).to_event(1), [0.0, 1.0]),
+        (dist.Categorical(torch.tensor([[0.4, 0.2, 0.4], [0.1, 0.2, 0.7]])), [0.0, 2.0]),
+    ],
+)
+def test_the_centre_of_a_code_is_a_value_that_it_can_have(fn, centre):
+    value = fn.sample()
+    assert code_of(fn, value).tolist() == centre
+    assert code_of(fn, value).dtype == value.dtype

@@ -84,9 +84,10 @@ def evaluate_run(
     if method in ("ais", "bdmc") and num is None:
         num = ANNEALED_IMAGES
     images = opened.split(split, data_dir, num)
+    num_images = len(images)
     if method == "bdmc":
-        split = "simulated"
-        found = simulated(opened, images, annealing, quiet=quiet)
+        split, num_images = "simulated", num or ANNEALED_IMAGES
+        found = simulated(opened, images[:1], num_images, annealing, quiet=quiet)
     else:
         found = Findings(estimates_of(opened.model, images, particles, method, quiet=quiet))
         if method == "ais" and "elbo" in found.estimates:
@@ -97,7 +98,7 @@ def evaluate_run(
         "data": config.data,
         "binarize": config.binarize,
         "split": split,
-        "num_images": len(images),
+        "num_images": num_images,
         "estimates": {name: estimate.to_json() for name, estimate in found.estimates.items()},
         "bits_per_dim": None if method == "bdmc" else tightest_bits(found.estimates, opened),
     }
@@ -158,11 +159,11 @@ def annealed(
     return Findings(estimates, lost, float(result.acceptance.mean()))
 
 
-def simulated(opened: OpenedRun, like: Tensor, annealing: Annealing, *, quiet: bool) -> Findings:
-    """Bounds from both sides on images drawn from the model itself, and what lies between."""
+def simulated(opened: OpenedRun, like: Tensor, num: int, annealing: Annealing, *, quiet: bool) -> Findings:
+    """Bounds from both sides on `num` images drawn from the model itself, and what lies between."""
     if kind_of(opened.model) is Kind.NONE:
         return Findings({})
-    result = bdmc(opened.model.model, len(like), like, **annealing.settings, progress=not quiet)
+    result = bdmc(opened.model.model, num, like, **annealing.settings, progress=not quiet)
     bounds = {"bdmc_lower": result.lower, "bdmc_upper": result.upper}
     return Findings(bounds, {"bdmc_gap": result.gap}, float(result.acceptance.mean()))
 

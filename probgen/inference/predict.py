@@ -19,6 +19,8 @@ from torch.distributions import MultivariateNormal, Normal
 from probgen.errors import UserError
 from probgen.inference.traces import as_real, evaluating, sample_sites
 
+DRAWS_FOR_A_MEAN = 100
+
 
 class Temper(Messenger):
     """Scale the spread of every Gaussian prior by `temperature`: z ← E[z] + temperature · (z − E[z])."""
@@ -89,14 +91,14 @@ def sample_means(
 
 
 @torch.no_grad()
-def reconstruct(pair: Any, x: Shaped[Tensor, "b *shape"], *, seed_mean: bool = True) -> Float[Tensor, "b *shape"]:
-    """E[x̂ | z] with z = E_q[z | x], in grey levels: what the code keeps of an image."""
+def reconstruct(pair: Any, x: Shaped[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+    """E[x̂ | z] with z = E_q[z | x] (the most probable value of a discrete z), in grey levels: what the code keeps."""
     x = as_real(x)
     with evaluating(pair), pyro.validation_enabled(False):
         guide_nodes = sample_sites(poutine.trace(pair.guide).get_trace(x))
     if not guide_nodes:
         raise UserError(f"{type(pair).__name__} has no latent code: there is nothing to reconstruct from")
-    codes = {name: mean_of(node["fn"], node["value"]) for name, node in guide_nodes.items()}
+    codes = {name: code_of(node["fn"], node["value"]) for name, node in guide_nodes.items()}
     return decode(pair, codes, len(x), x.shape[1:])
 
 
@@ -133,12 +135,22 @@ def image_site(trace: poutine.Trace, num: int, image_shape: Sequence[int]) -> di
     return fitting.get("x", list(fitting.values())[-1])
 
 
+def code_of(fn: Any, value: Tensor) -> Tensor:
+    """The centre of a latent site: its mean, or of a discrete one the most probable value (a draw if it knows none)."""
+    if not fn.support.is_discrete:
+        return mean_of(fn, value)
+    try:
+        return fn.mode.to(value.dtype).expand(value.shape)
+    except NotImplementedError:
+        return value
+
+
 def mean_of(fn: Any, value: Tensor) -> Tensor:
-    """The mean of a site's distribution; the drawn value where it knows none."""
+    """The mean of a site's distribution; of one that knows no formula, such as a flow, the average of draws."""
     base = fn.base_dist if isinstance(fn, Independent) else fn
     if isinstance(base, Categorical):
         return (base.probs * torch.arange(base.probs.shape[-1]).to(base.probs)).sum(-1)
     try:
         return fn.mean.expand(value.shape)
     except (NotImplementedError, AttributeError):
-        return value
+        return fn.sample(torch.Size([DRAWS_FOR_A_MEAN])).mean(0).expand(value.shape)
