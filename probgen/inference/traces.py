@@ -127,10 +127,11 @@ def trace_pair(
     guide_nodes, model_nodes = sample_sites(guide_trace), sample_sites(model_trace)
     check_same_latents(model_nodes, guide_nodes)
     plate = image_plate([*guide_nodes.values(), *model_nodes.values()], model, x)
+    if not training:
+        for name, node in [*model_nodes.items(), *guide_nodes.items()]:
+            check_density(name, node)
     reducers = {}
     for name, node in [*guide_nodes.items(), *model_nodes.items()]:
-        if not training:
-            check_density(name, node)
         reducers[name] = site_reducer(name, node, plate, num_particles, num_images)
     again = enumerate_guide and marked(guide_nodes)
     if again or marked(model_nodes).keys() - guide_nodes.keys():
