@@ -56,8 +56,8 @@ NAMES = {
     "bdmc_lower": "BDMC, forwards",
     "bdmc_upper": "BDMC, backwards",
     "bdmc_gap": "between the bounds",
-    "approximation": "to the guide's family",
-    "amortization": "to amortization",
+    "approximation": "to a factorized Gaussian",
+    "amortization": "to the guide beside it",
 }
 
 
@@ -66,8 +66,8 @@ def print_elbo(result: Mapping[str, Any]) -> None:
     console = stdout_console()
     images = result["num_images"]
     who = f"the mean of {images} {result['split']} images" if images > 1 else f"one {result['split']} image"
-    draws = f"{result['particles']} particle{'s' * (result['particles'] != 1)}"
-    console.print(f"{result['model']} on {result['data']}, {who}, {draws}, in nats\n", markup=False)
+    draws = f", {result['particles']} particle{'s' * (result['particles'] != 1)}" if result["particles"] else ""
+    console.print(f"{result['model']} on {result['data']}, {who}{draws}, in nats\n", markup=False)
     console.print(as_rich(result))
 
 
@@ -121,7 +121,8 @@ def marginals_table(marginals: Sequence[Mapping[str, Any]]) -> Table:
     """The dimensions in which guide and posterior differ most."""
     ranked = sorted(marginals, key=lambda m: -float("inf") if m["mismatch"] is None else -m["mismatch"])
     hidden = len(ranked) - MOST_DIMENSIONS
-    caption = f"and {hidden} more, closer to each other" if hidden > 0 else None
+    closer = ", closer to each other" if all(m["mismatch"] is not None for m in ranked) else ""
+    caption = f"and {hidden} more{closer}" if hidden > 0 else None
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption, caption_justify="left")
     for column in ("", "posterior", "guide", "shift", "spread", "KL"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
@@ -154,9 +155,10 @@ def print_gradients(result: Mapping[str, Any]) -> None:
     """Both estimators of a gradient: the size of their mean, the variance of a draw, and whether the means agree."""
     console = stdout_console()
     images = f"{result['num_images']} {result['split']} image{'s' * (result['num_images'] != 1)}"
-    console.print(f"{result['model']} on {images} of {result['data']}: the ELBO's gradient in the guide's parameters")
+    head = f"{result['model']} on {images} of {result['data']}: the ELBO's gradient in the guide's parameters"
+    console.print(head, markup=False)
     part = "" if result["coordinates"] == result["num_parameters"] else f", {result['coordinates']:,} of them measured"
-    console.print(f"{result['num_parameters']:,} parameters{part}, {result['num_draws']:,} draws of each estimator\n")
+    console.print(f"{result['num_parameters']:,} parameters{part}, {result['num_draws']:,} draws of each\n")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("", "norm of the mean", "variance of a draw"):
         table.add_column(column, justify="right" if column else "left")

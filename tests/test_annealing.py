@@ -212,7 +212,7 @@ def test_estimates_carry_the_error_of_their_chains(ppca):
     spread = result.estimate.per_image.std()
     assert 0.7 < float(result.estimate.noise.mean() / spread) < 1.3
     gap = bdmc(ppca.model, 5, x, num_chains=8, num_distributions=20, num_leapfrog=2).gap
-    assert (gap.noise > 0).all()
+    assert gap.noise.isnan().all()  # one posterior draw for all backward chains
 
 
 class Discrete(torch.nn.Module):

@@ -11,6 +11,7 @@ import torch
 from laws import check_brackets, check_estimate
 from oracles import LinearGaussian, array
 
+from probgen.errors import UserError
 from probgen.inference import bdmc
 from probgen.inference import hmc as hmc_module
 from probgen.inference.annealed_path import AnnealedPath
@@ -106,3 +107,37 @@ def test_more_leapfrog_steps_do_not_keep_the_ends_apart(num_leapfrog):
     result = bdmc(pair.model, 300, pair.data(1), num_chains=4, num_distributions=40, num_leapfrog=num_leapfrog)
     truth = pair.evidence(result.images)
     check_brackets(result.lower.per_image, truth, result.upper.per_image, largest_gap=0.4)
+
+
+class Observes(LinearGaussian):
+    """A model that observes something else than x itself."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            mean = z @ self.W.T + self.mu
+            if self.what == "twice":
+                pyro.sample("y", dist.Normal(mean.sum(-1), 1.0), obs=x.sum(-1))
+            if self.what == "a part":
+                pyro.sample("x", dist.Normal(mean[..., :2], 1.0).to_event(1), obs=x[..., :2])
+            else:
+                pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x / (10 if self.what == "scaled" else 1))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("twice", r"\['x', 'y'\], expected one site"), ("a part", "not the images"), ("scaled", "a function of x")],
+)
+def test_images_that_cannot_be_simulated_are_refused(what, message):
+    pair = Observes(what)
+    with pytest.raises(UserError, match=message):
+        bdmc(pair.model, 3, pair.data(1), num_chains=1, num_distributions=2)
+
+
+def test_what_observes_x_itself_is_taken():
+    pair = Observes("itself")
+    assert len(bdmc(pair.model, 3, pair.data(1), num_chains=1, num_distributions=2).gap) == 3

@@ -53,3 +53,23 @@ def test_a_guide_that_is_the_posterior_has_no_amortization_gap(setting):
     gaps = inference_gaps(model.model, model.guide, x, exact(model.log_prob, x), steps=200, num_final=1000)
     assert abs(gaps.amortization.value) < 0.02
     assert abs(gaps.approximation.value) < 0.02
+
+
+def test_gaps_are_estimates_with_errors_and_leave_the_model_alone(setting, monkeypatch):
+    model, own, x = setting
+    monkeypatch.setattr("probgen.inference.gaps.CHUNK", 128)  # two images at a time
+    gaps = inference_gaps(model.model, own.guide, x, exact(model.log_prob, x), steps=300, num_final=60)
+    assert (gaps.approximation.kind, gaps.amortization.kind) == ("estimate", "estimate")
+    for estimate in (gaps.elbo, gaps.best_elbo, gaps.approximation, gaps.amortization):
+        assert len(estimate) == 6
+        assert (estimate.noise > 0).all()
+    assert all(p.grad is None for p in [*model.parameters(), *own.parameters()])
+    whole = gaps.approximation.per_image + gaps.amortization.per_image
+    torch.testing.assert_close(whole, model.log_prob(x).detach() - gaps.elbo.per_image)
+
+
+def test_a_guide_beyond_factorized_gaussians_has_a_negative_amortization_gap(setting):
+    model, _, x = setting
+    gaps = inference_gaps(model.model, model.guide, x, exact(model.log_prob, x), steps=300, num_final=500)
+    assert gaps.amortization.value < -0.05
+    assert abs(gaps.approximation.value + gaps.amortization.value) < 0.02

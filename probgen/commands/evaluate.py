@@ -85,7 +85,7 @@ def evaluate_run(
         num = ANNEALED_IMAGES
     images = opened.split(split, data_dir, num)
     num_images = len(images)
-    if method == "bdmc":
+    if method == "bdmc" and kind_of(opened.model) is not Kind.NONE:
         split, num_images = "simulated", num or ANNEALED_IMAGES
         found = simulated(opened, images[:1], num_images, annealing, quiet=quiet)
     else:
@@ -137,7 +137,7 @@ def estimates_of(
     estimates: dict[str, Estimate] = {}
     if kind is Kind.TRACTABLE:
         estimates["log_prob"] = exact(pair.log_prob, images)
-    terms = elbo_terms(pair.model, pair.guide, images)
+    terms = elbo_terms(pair.model, pair.guide, images, particles if method == "elbo" else 1)
     if not terms.latent:
         return estimates or {"log_prob": terms.estimate}
     estimates["elbo"] = terms.estimate
@@ -155,14 +155,13 @@ def annealed(
     bounds = [estimates[name] for name in ("iwae", "ais")]
     evidence = estimates.get("log_prob") or max(bounds, key=lambda bound: bound.value)
     gaps = inference_gaps(pair.model, pair.guide, images, evidence, progress=not quiet)
+    estimates = estimates | {"elbo": gaps.elbo}  # of many draws, so that the rows add up
     lost = {"approximation": gaps.approximation, "amortization": gaps.amortization}
     return Findings(estimates, lost, float(result.acceptance.mean()))
 
 
 def simulated(opened: OpenedRun, like: Tensor, num: int, annealing: Annealing, *, quiet: bool) -> Findings:
     """Bounds from both sides on `num` images drawn from the model itself, and what lies between."""
-    if kind_of(opened.model) is Kind.NONE:
-        return Findings({})
     result = bdmc(opened.model.model, num, like, **annealing.settings, progress=not quiet)
     bounds = {"bdmc_lower": result.lower, "bdmc_upper": result.upper}
     return Findings(bounds, {"bdmc_gap": result.gap}, float(result.acceptance.mean()))

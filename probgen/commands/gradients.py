@@ -5,7 +5,7 @@ from typing import Any
 
 from probgen.commands.common import check_num, open_run, output_file, save_picture
 from probgen.errors import UserError
-from probgen.inference.gradients import compare_gradients
+from probgen.inference.gradients import FEWEST_DRAWS, compare_gradients
 from probgen.models.contracts import Kind, kind_of
 from probgen.plots import figure_png, gradients_figure
 
@@ -29,8 +29,8 @@ def gradients_run(
     if out is not None:
         output_file(out, ".png")
     check_num(num)
-    if not 2 <= draws <= MOST_DRAWS:
-        raise UserError(f"--draws {draws} came, expected 2 to {MOST_DRAWS:,}")
+    if not FEWEST_DRAWS <= draws <= MOST_DRAWS:
+        raise UserError(f"--draws {draws} came, expected {FEWEST_DRAWS} to {MOST_DRAWS:,}")
     opened = open_run(path, model, device, seed)
     if kind_of(opened.model) is Kind.NONE:
         raise UserError(f"there is no ELBO: {opened.model.no_density}")

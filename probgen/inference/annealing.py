@@ -208,5 +208,7 @@ def annealed(
     log_weight = torch.cat(weights, 1)
     bound = log_mean_exp(log_weight) * (1 if start is None else -1)
     kind: Literal["lower bound", "upper bound"] = "lower bound" if start is None else "upper bound"
-    estimate = Estimate.of(bound, kind, settings.num_chains, log_mean_noise(log_weight))
+    # Backward chains of an image share its one posterior draw: how far another would have led is not known.
+    noise = log_mean_noise(log_weight) if start is None else torch.full_like(bound, math.nan)
+    estimate = Estimate.of(bound, kind, settings.num_chains, noise)
     return AnnealingResult(estimate, torch.cat(acceptances))

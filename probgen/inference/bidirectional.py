@@ -19,7 +19,7 @@ from probgen.errors import UserError
 from probgen.inference.annealing import Settings, annealed
 from probgen.inference.estimates import Estimate
 from probgen.inference.schedules import Schedule
-from probgen.inference.traces import Program, evaluating, sample_sites
+from probgen.inference.traces import Program, as_real, evaluating, sample_sites
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,9 @@ def bdmc(
 @torch.no_grad()
 def simulate(model: Program, num_images: int, like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """(z, x) ~ p(z) p(x | z): images, and the latent values that are posterior draws of theirs."""
+    blank = as_real(like).new_zeros(num_images, *like.shape[1:])
     with evaluating(model), pyro.validation_enabled(False):
-        blank = torch.zeros(num_images, *like.shape[1:], device=like.device)
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(blank)
-    sites = sample_sites(trace)
+        sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(blank))
     for name, node in sites.items():
         base = node["fn"].base_dist if hasattr(node["fn"], "base_dist") else node["fn"]
         if getattr(base, "is_bound", False):
@@ -88,5 +87,14 @@ def simulate(model: Program, num_images: int, like: Tensor) -> tuple[Tensor, dic
             )
     observed = {name: node["value"] for name, node in sites.items() if "was_observed" in node["infer"]}
     latent = {name: node["value"] for name, node in sites.items() if name not in observed}
-    images = next(iter(observed.values())).reshape(num_images, *like.shape[1:])
+    if len(observed) != 1:
+        raise UserError(f"the model observes {sorted(observed)}, expected one site: BDMC cannot put images together")
+    ((name, value),) = observed.items()
+    if value.numel() != blank.numel():
+        raise UserError(f"site {name!r} observes {tuple(value.shape)}, not the images: BDMC needs obs=x")
+    images = value.reshape(blank.shape)
+    with evaluating(model), pyro.validation_enabled(False):
+        again = sample_sites(poutine.trace(poutine.condition(model, data=latent)).get_trace(images))
+    if not torch.equal(again[name]["value"].reshape(blank.shape), images):
+        raise UserError(f"site {name!r} observes a function of x, expected obs=x: what is drawn from it is no image")
     return images, latent

@@ -21,6 +21,7 @@ from probgen.inference.traces import Program, as_real, evaluating, trace_pair
 Estimator = Literal["reparameterized", "score-function"]
 ESTIMATORS: tuple[Estimator, ...] = ("reparameterized", "score-function")
 
+FEWEST_DRAWS = 10  # with fewer, the difference of means has no scale to be measured on
 MOST_COORDINATES = 2_000  # of a gradient, evenly spread, are kept for each draw
 
 
@@ -102,6 +103,8 @@ def compare_gradients(
 
     Raises UserError for a guide without parameters, or with a site that has no reparameterized draws.
     """
+    if num_draws < FEWEST_DRAWS:
+        raise UserError(f"num_draws={num_draws} came, expected {FEWEST_DRAWS} or more")
     used = guide_parameters(model, guide, x, parameters)
     step = -(-sum(p.numel() for p in used) // MOST_COORDINATES)
     with progress_bar(quiet=not progress) as bar:

@@ -44,7 +44,10 @@ def check_posterior(model: Program, guide: Program, x: Shaped[Tensor, "b *shape"
             raise UserError(f"site {name!r} is discrete: NUTS draws from continuous posteriors only")
         if isinstance(site.q.base_dist if isinstance(site.q, Independent) else site.q, Delta):
             raise UserError(f"site {name!r} is a point (Delta) in the guide, expected a distribution with a density")
-        unconstrained = biject_to(site.p.support).inv(site.value)
+        try:
+            unconstrained = biject_to(site.p.support).inv(site.value)
+        except NotImplementedError as error:
+            raise UserError(f"site {name!r}: NUTS knows no bijection from the reals to {site.p.support}") from error
         if not torch.equal(*(biject_to(s.p.support)(unconstrained) for s in (site, again[name]))):
             raise UserError(f"the support of site {name!r} depends on another latent site: NUTS needs a fixed one")
     return sites

@@ -28,7 +28,7 @@ def first_schedule(schedule: Schedule, num_distributions: int) -> Float[Tensor, 
             raise UserError(f"schedule {schedule!r} came, expected sigmoidal, adaptive or a function")
         return sigmoidal_schedule(num_distributions)
     betas = torch.as_tensor(schedule(num_distributions))
-    if betas[0] != 0 or betas[-1] != 1 or (betas.diff() <= 0).any():
+    if betas.dim() != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or (betas.diff() <= 0).any():
         raise UserError("the schedule gave β that do not rise from 0 to 1")
     return betas
 

@@ -144,7 +144,7 @@ class ElboTerms:
 
         return {
             "num_images": len(self.elbo),
-            "particles": self.num_particles,
+            "particles": self.estimate.particles,
             "unit": "nats per image",
             "kind": self.estimate.kind,
             "equation": str(self.equation).splitlines(),

@@ -62,6 +62,8 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
         how = HOW["enumerated"] if term["method"] == "enumerated" else "sampled"
         found.append(Row(f"    E_q[log {p(name)}]{summed_out(term)}", with_error(**term["log_prior"]), how))
         found.append(Row(f"    E_q[log {q(name)}]", with_error(**term["log_guide"]), how))
+    if not sites and len(found) == 1:
+        return found
     return [*found, Row("ELBO" if sites else "log p(x)", with_error(**record["elbo"]), record["kind"])]
 
 

@@ -19,7 +19,8 @@ def terms_figure(terms: "ElboTerms") -> Figure:
     axes = list(figure.subplots(1, 1 + several + bool(per_dim), squeeze=False)[0])
     stacked_terms(axes[0], terms)
     if several:
-        axes[1].hist(array(terms.elbo), bins=40, color="tab:blue")
+        finite = array(terms.elbo)[np.isfinite(array(terms.elbo))]
+        axes[1].hist(finite, bins=40, color="tab:blue")
         axes[1].axvline(float(terms.elbo.mean()), color="black", lw=1, label=f"mean {float(terms.elbo.mean()):.2f}")
         axes[1].set(title=f"ELBO of {len(terms.elbo)} images", xlabel="nats per image", ylabel="images")
         axes[1].legend(frameon=False)
@@ -38,7 +39,7 @@ def stacked_terms(axis: Any, terms: "ElboTerms") -> None:
     parts += [(f"KL({t.name})", t.kl, f"C{i + len(terms.observed)}") for i, t in enumerate(terms.latent)]
     above, below = np.zeros(len(places)), np.zeros(len(places))  # a density may have a negative −log
     for label, numbers, colour in parts:
-        sizes = array(numbers)[places]
+        sizes = np.nan_to_num(array(numbers)[places], posinf=0, neginf=0)  # −∞ has no bar
         axis.bar(places, sizes, bottom=np.where(sizes >= 0, above, below), color=colour, label=label)
         above, below = above + sizes.clip(min=0), below + sizes.clip(max=0)
     axis.set(title="−ELBO of single images", xlabel="image", ylabel="nats", xticks=places[::5])
