@@ -19,7 +19,7 @@ from probgen.errors import UserError
 from probgen.inference.annealing import Settings, annealed
 from probgen.inference.estimates import Estimate
 from probgen.inference.schedules import Schedule
-from probgen.inference.traces import Program, as_real, evaluating, sample_sites
+from probgen.inference.traces import Program, as_real, evaluating, innermost, sample_sites
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def simulate(model: Program, num_images: int, like: Tensor) -> tuple[Tensor, dic
     with evaluating(model), pyro.validation_enabled(False):
         sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(blank))
     for name, node in sites.items():
-        base = node["fn"].base_dist if hasattr(node["fn"], "base_dist") else node["fn"]
+        base = innermost(node["fn"])
         if getattr(base, "is_bound", False):
             raise UserError(
                 f"site {name!r}: {type(base).__name__} scores a bound on a log-probability, so that what is drawn from "

@@ -18,7 +18,7 @@ from torch import Tensor
 from probgen.errors import UserError
 from probgen.inference.arviz_bridge import FEWEST_DRAWS, FEWEST_WEIGHTS, ess, pareto_k, r_hat
 from probgen.inference.diagnosis import Diagnosis, Marginal
-from probgen.inference.elbo import log_mean_exp
+from probgen.inference.elbo import log_mean_exp, noise
 from probgen.inference.estimates import Estimate
 from probgen.inference.evidence import CHUNK, chunked_weights, exact
 from probgen.inference.nuts import check_posterior, run_chains
@@ -130,10 +130,6 @@ def marginals_of(
 def bounds(model: Program, x: Tensor, weights: Float[Tensor, "k 1"]) -> tuple[Estimate, Estimate, Estimate]:
     """ELBO, log p(x), and what lies between; the noise of log (1/K) Σ_k w_k is that of Σ_k w_k, to first order."""
     count, pair = len(weights), owner(model)
-
-    def noise(draws: Tensor) -> Tensor:
-        return draws.std(0) / count**0.5
-
     elbo = Estimate.of(weights.mean(0), "lower bound", count, noise(weights))
     if kind_of(pair) is Kind.TRACTABLE:
         evidence = exact(pair.log_prob, x)

@@ -1,4 +1,4 @@
-"""Where the bound is lost: the guide's family, or its amortization (Cremer et al. 2018).
+"""Where the bound is lost: even to the best factorized Gaussian, or by the guide beside it (Cremer et al. 2018).
 
     log p(x) − ELBO(q_φ) = [log p(x) − ELBO(q*)] + [ELBO(q*) − ELBO(q_φ)]
                            ╰─ approximation gap ─╯   ╰─ amortization gap ─╯

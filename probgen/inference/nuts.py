@@ -9,7 +9,6 @@ import pyro
 import torch
 from jaxtyping import Shaped
 from pyro import poutine
-from pyro.distributions import Delta, Independent
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from torch.distributions import biject_to
@@ -42,8 +41,6 @@ def check_posterior(model: Program, guide: Program, x: Shaped[Tensor, "b *shape"
     for name, site in sites.items():
         if site.p.support.is_discrete:
             raise UserError(f"site {name!r} is discrete: NUTS draws from continuous posteriors only")
-        if isinstance(site.q.base_dist if isinstance(site.q, Independent) else site.q, Delta):
-            raise UserError(f"site {name!r} is a point (Delta) in the guide, expected a distribution with a density")
         try:
             unconstrained = biject_to(site.p.support).inv(site.value)
         except NotImplementedError as error:
