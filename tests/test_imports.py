@@ -47,7 +47,9 @@ def inference_may(name: str) -> bool:
 
 RULES = {
     "layers": only("layers", "errors"),
-    "distributions": only("distributions", "errors"),
+    "distributions": only(
+        "distributions", "errors", "layers.cursor"
+    ),  # the one thing a fast sampler shares with a network
     "models": anything_but("inference", *ABOVE),
     "inference": inference_may,
 }

@@ -1,0 +1,94 @@
+"""Ancestral sampling: x_i ~ p(x_i | x_1 … x_{i−1}) for i = 1, 2, …, each draw fed back as the next one's condition.
+
+Naively each pixel costs a pass of the whole network. A network that takes a `Cursor` computes each activation once
+and keeps it, so that the whole image costs about one pass; both ways draw the same image from the same noise.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from probgen.distributions.conditionals import Conditional
+from probgen.layers.cursor import Cursor
+
+SMALL_BATCH = 256  # images, up to which a second thread slows the cached sampler down
+
+
+@dataclass(frozen=True)
+class Known:
+    """Pixels that stay as they are: `values` in grey levels where `mask` is true."""
+
+    values: Float[Tensor, "b c h w"]
+    mask: Bool[Tensor, "b c h w"]
+
+
+def draw_images(
+    network: nn.Module,
+    conditional: Conditional,
+    noise: Float[Tensor, "b u c h w"],
+    context: Tensor | None = None,
+    known: Known | None = None,
+    *,
+    cached: bool = True,
+    temperature: float = 1.0,
+    watch: Callable[[Tensor], None] | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """Images in grey levels, one for each noise.
+
+    known: pixels that are given. Raster order conditions a pixel only on the *earlier* ones, known or drawn: what is
+        known below or to the right of it is kept, but has no influence on it.
+    cached: each activation once; else a whole pass for each pixel. watch: called with the image after each pixel.
+    """
+    if cached and noise.device.type == "cpu" and len(noise) <= SMALL_BATCH and torch.get_num_threads() > 1:
+        with one_thread():
+            return draw_images(
+                network, conditional, noise, context, known, cached=True, temperature=temperature, watch=watch
+            )
+    channels, height, width = noise.shape[2:]
+    cursor = Cursor(height, width, channels)
+    levels = noise.new_zeros(noise.shape[0], *noise.shape[2:])  # what is drawn, in grey levels
+    seen = levels - 1  # the same as the network sees it, on [−1, 1]
+    per_level = 2 / (conditional.levels - 1)
+    if known is not None:
+        levels = torch.where(known.mask, known.values, levels)
+    all_known = [] if known is None else known.mask.all(0).tolist()
+    for channel, row, column in cursor:
+        numbers: Any = None
+        fixed = known is not None and all_known[channel][row][column]
+        if cached:
+            numbers = network(seen, context, cursor)
+        elif not fixed:
+            numbers = network(seen, context)[:, :, channel, row, column]
+        if not fixed:
+            value = conditional.draw(numbers, noise[:, :, channel, row, column], temperature)
+            if known is not None:
+                value = torch.where(known.mask[:, channel, row, column], levels[:, channel, row, column], value)
+            levels[:, channel, row, column] = value
+        seen[:, channel, row, column] = levels[:, channel, row, column] * per_level - 1
+        if watch is not None and channel == channels - 1:
+            watch(levels)
+    return levels
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: to share out the small products of one pixel takes longer than to compute them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def uniform_noise(
+    conditional: Conditional, num: int, image_shape: Sequence[int], like: Tensor
+) -> Float[Tensor, "b u c h w"]:
+    """All the chance in `num` images: uniform numbers from torch's global generator."""
+    shape = (num, conditional.noise_size, *image_shape)
+    return torch.rand(shape, dtype=like.dtype, device=like.device)

@@ -1,0 +1,108 @@
+"""Is a network causal? Its numbers for a pixel may depend on earlier pixels only, or they are no conditionals.
+
+Two images that agree before pixel t must give the same numbers up to and including t, whatever follows.
+"""
+
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probgen.errors import UserError
+
+MOST_PLACES = 64
+TOLERANCE = 1e-4  # of float32 outputs, relative: what rounding may do
+
+Places = tuple[int, int, int]  # channel, row, column
+CHECKED: "WeakKeyDictionary[nn.Module, set[tuple[int, ...]]]" = WeakKeyDictionary()
+
+
+def check_once(
+    network: nn.Module, conditionals: Callable[[Tensor], Tensor], image_shape: Sequence[int], example: Tensor
+) -> None:
+    """`check_causal` of `conditionals`, the network with its context, unless this network has passed it already."""
+    passed = CHECKED.setdefault(network, set())
+    if tuple(image_shape) in passed:
+        return
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.random.fork_rng():
+            check_causal(conditionals, image_shape, example, MOST_PLACES)
+    finally:
+        network.train(was_training)
+    passed.add(tuple(image_shape))
+
+
+def check_causal(
+    conditionals: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b n c h w"]],
+    image_shape: Sequence[int],
+    example: Tensor | None = None,
+    most_places: int | None = None,
+) -> None:
+    """Raise UserError, naming the pixel that leaks, where a pixel's numbers depend on itself or on a later pixel.
+
+    conditionals: the network, deterministic (in `eval()` mode). example: a tensor of its dtype and device.
+    most_places: how many places t are tried, spread over the image; all of them without it. A leak that is the same
+    everywhere, as a convolution's, shows at any of them.
+    """
+    example = torch.zeros(()) if example is None else example
+    size = torch.Size(image_shape).numel()
+    places = torch.arange(size)
+    if most_places is not None and size > most_places:
+        places = torch.linspace(0, size - 1, most_places).round().long()
+    first, other = (2 * torch.rand_like(example.new_empty(1, *image_shape)) - 1 for _ in range(2))
+    with torch.no_grad():
+        expected = in_order(check_numbers(conditionals(first), first))
+        for part in places.split(MOST_PLACES):
+            later = (torch.arange(size) >= part[:, None]).to(first.device)
+            mixed = torch.where(later, in_order(other[:, None])[:, 0], in_order(first[:, None])[:, 0])
+            came = in_order(conditionals(from_order(mixed, image_shape)))
+            off = ((came - expected).abs() > TOLERANCE * (1 + expected.abs())).any(1)
+            wrong = off & (torch.arange(size, device=off.device) <= part[:, None].to(off.device))
+            if wrong.any():
+                raise UserError(leak(conditionals, first, int(wrong.any(0).nonzero()[0, 0])))
+
+
+def check_numbers(numbers: Tensor, image: Float[Tensor, "1 c h w"]) -> Tensor:
+    """The network's output is of the shape b n c h w."""
+    if numbers.dim() != 5 or numbers.shape[2:] != image.shape[1:]:
+        raise UserError(
+            f"the network gave shape {tuple(numbers.shape)} for an image of shape {tuple(image.shape)}, expected "
+            f"(1, n, {', '.join(map(str, image.shape[1:]))}): n numbers for each pixel and channel"
+        )
+    return numbers
+
+
+def leak(conditionals: Callable[[Tensor], Tensor], image: Float[Tensor, "1 c h w"], place: int) -> str:
+    """Which pixel the numbers of `place` see that they must not: the first with a gradient."""
+    shape = image.shape[1:]
+    x = image.clone().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(in_order(conditionals(x))[0, :, place].sum(), x)
+    seen = in_order(gradient[:, None])[0, 0].abs() > 0
+    seen[:place] = False
+    which = int(seen.nonzero()[0, 0]) if seen.any() else None
+    what = "a later pixel" if which is None else "itself" if which == place else named(which, shape)
+    return f"the network is not causal: the distribution of {named(place, shape)} depends on {what}; mask it"
+
+
+def named(place: int, shape: Sequence[int]) -> str:
+    """A place in raster order as a person reads it."""
+    channels, _, width = shape
+    pixel, channel = divmod(place, channels)
+    colour = f", channel {channel}" if channels > 1 else ""
+    return f"the pixel at row {pixel // width}, column {pixel % width}{colour}"
+
+
+def in_order(numbers: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n places"]:
+    """Places in raster order: row, column, channel."""
+    return numbers.movedim(2, -1).flatten(2)
+
+
+def from_order(values: Float[Tensor, "b places"], image_shape: Sequence[int]) -> Float[Tensor, "b c h w"]:
+    """The inverse of `in_order`, of one number per place."""
+    channels, height, width = image_shape
+    return values.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
