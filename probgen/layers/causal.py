@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from probgen.layers.cursor import Cursor
 from probgen.layers.masks import MaskKind, causal_mask
 
-Features = Float[Tensor, "b *shape"]  # b f h w, or b f/c at a cursor
+Features = Float[Tensor, "b ..."]  # b f h w, or b f/c at a cursor
 ALL = slice(None)
 
 
@@ -45,8 +45,8 @@ class CausalConv2d(nn.Module):
         if cursor is not None:
             memory = cursor.memory.get(self) or self.start(x, cursor)
             return memory.step(x, cursor)
-        y = F.conv2d(x, self.weight * self.mask, self.bias, padding=(self.above, self.aside))
-        return y[:, :, : x.shape[2]] if self.above else y  # the lower half of the kernel is not stored
+        x = F.pad(x, (0, 0, self.above, 0)) if self.above else x
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=(0, self.aside))
 
     def start(self, x: Features, cursor: Cursor) -> "PointMemory | ImageMemory | RowMemory":
         """The memory of a layer that is asked for the first pixel."""
@@ -176,12 +176,14 @@ class ContextBias(nn.Module):
         row, column = (cursor.row, cursor.column) if self.is_map else (0, 0)
         return whole[:, cursor.channel :: self.channels, row, column]
 
-    def of_row(self, context: Float[Tensor, "b *context"], cursor: Cursor | None) -> Float[Tensor, "b f _ _"]:
-        """Of shape b f h w; with a cursor, of its whole row, `b f 1 w`."""
+    def of_row(
+        self, context: Float[Tensor, "b *context"], cursor: Cursor | None, lag: int = 0
+    ) -> Float[Tensor, "b f _ _"]:
+        """Of shape b f h w; with a cursor, of its whole row, `b f 1 w`, or of the row that is `lag` above it."""
         if cursor is None:
             return self.project(context)
         whole = cursor.remember(self, lambda: self.project(context))
-        return whole[:, :, cursor.row, None] if self.is_map else whole
+        return whole[:, :, cursor.row - lag, None] if self.is_map else whole
 
     def project(self, context: Float[Tensor, "b *context"]) -> Float[Tensor, "b f h w"]:
         """W c at every pixel."""
