@@ -1,13 +1,16 @@
 """What densities, bounds and estimates must obey: each law raises AssertionError, and each is seen to reject a twin."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from oracles import array
+from oracles import all_images, array
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
+
+from probgen.distributions import FactoredImage
 
 
 def check_sums_to_one(log_prob: Callable[[Tensor], Tensor], levels: int, tolerance: float = 1e-9) -> None:
@@ -117,3 +120,94 @@ def check_batch_order(rows: Callable[[int], Tensor], num_images: int, batch_size
         assert sorted(epoch.tolist()) == list(range(num_images)), "an epoch misses an image"
     for step in (steps - 1, 0, steps // 2):
         assert rows(step).tolist() == batches[step].tolist(), "the rows of a step changed"
+
+
+# --- densities of images
+
+
+def check_mass_is_one(density: FactoredImage, tolerance: float = 1e-9) -> None:
+    """Σ_x p(x) = 1 over every image that there is, for each entry of the batch."""
+    total = log_prob_of_all(density).exp().sum(0)
+    assert (total - 1).abs().max() < tolerance, f"the masses sum to {total.tolist()}"
+
+
+def check_chain_rule(density: FactoredImage, tolerance: float = 1e-9) -> None:
+    """`log_prob_map` is log p(x_i | x_<i), as the masses of whole images have it: Σ_{x_>i} p(x) / Σ_{x_≥i} p(x)."""
+    levels, num = density.conditional.levels, density.event_shape.numel()
+    masses = log_prob_of_all(density).exp().reshape(*[levels] * num)  # one axis for each pixel, in channel-major order
+    order = torch.arange(num).reshape(density.event_shape).permute(1, 2, 0).flatten().tolist()
+    masses = masses.permute(order)
+    came = density.log_prob_map(all_images(levels, density.event_shape)).permute(0, 2, 3, 1)
+    came = came.reshape(*[levels] * num, num).permute(*order, num)
+    upto = masses  # and including place i
+    for i in reversed(range(num)):
+        before = upto.sum(i, keepdim=True)
+        check_equal(came[..., i], (upto / before).log().expand_as(masses), tolerance)
+        upto = before
+
+
+def check_draws_fit(density: FactoredImage, draws: Tensor, log_prob: Tensor | None = None) -> None:
+    """Frequencies of whole images fit their exact masses; `log_prob` of every image, where not the density's own."""
+    levels = density.conditional.levels
+    log_prob = log_prob_of_all(density) if log_prob is None else log_prob
+    digits = draws.reshape(-1, density.event_shape.numel()).long()
+    check_sampler(digits @ levels ** torch.arange(digits.shape[1]).flip(0), log_prob.exp())
+
+
+def check_same_draws(density: FactoredImage, num: int = 20, **options: object) -> None:
+    """The cached sampler and the naive one give the same images from the same seed, which are not all alike."""
+    drawn = []
+    for cached in (True, False):
+        torch.manual_seed(1)
+        drawn.append(density.sample(torch.Size([num]), cached=cached, **options))
+    assert len(drawn[1].unique(dim=0)) > 1, "all draws are alike: no power"
+    off = (drawn[0] != drawn[1]).flatten(0, -4).any(0)
+    assert not off.any(), f"cached and naive draws differ at (channel, row, column) {off.nonzero().tolist()}"
+
+
+def log_prob_of_all(density: FactoredImage) -> Tensor:
+    """log p(x) of every image, `images *batch`."""
+    images = all_images(density.conditional.levels, density.event_shape)
+    return density.log_prob(images.reshape(len(images), *[1] * len(density.batch_shape), *density.event_shape)).detach()
+
+
+# --- causal networks
+
+
+def reach(network: nn.Module, image_shape: Sequence[int], context: Tensor | None = None) -> Tensor:
+    """Which places (columns) the numbers of each place (rows) depend on, in raster order, by gradients at 5 images."""
+    size = torch.Size(image_shape).numel()
+    seen = torch.zeros(size, size, dtype=torch.bool)
+    for image in torch.rand(5, *image_shape, dtype=torch.float64):
+        x = (2 * image - 1).repeat(size, 1, 1, 1).requires_grad_()
+        numbers = network(x, None if context is None else context.expand(size, *context.shape[1:]))
+        numbers = (numbers * torch.randn_like(numbers[:1])).sum(1).permute(0, 2, 3, 1).flatten(1)
+        (gradient,) = torch.autograd.grad(numbers.diagonal().sum(), x)
+        seen |= gradient.permute(0, 2, 3, 1).flatten(1) != 0
+    return seen
+
+
+def check_causal_gradients(network: nn.Module, image_shape: Sequence[int], context: Tensor | None = None) -> None:
+    """No conditional has a gradient with respect to its own place or a later one."""
+    leaks = reach(network, image_shape, context).triu().nonzero().tolist()
+    assert not leaks, f"{[named(i, image_shape) for i in leaks[0]]}: the first depends on the second"
+
+
+def check_reach(network: nn.Module, image_shape: Sequence[int], expected: Tensor) -> None:
+    """Each conditional depends on the places expected, `places places`, and on no other."""
+    came = reach(network, image_shape)
+    for wrong, what in ((expected & ~came, "misses"), (came & ~expected, "sees")):
+        pairs = [[named(i, image_shape) for i in pair] for pair in wrong.nonzero().tolist()]
+        assert not pairs, f"{pairs[0]}: the first {what} the second"
+
+
+def check_reaches_all(network: nn.Module, image_shape: Sequence[int]) -> None:
+    """Each conditional depends on every earlier place: no blind spot."""
+    size = torch.Size(image_shape).numel()
+    check_reach(network, image_shape, torch.ones(size, size).tril(-1).bool())
+
+
+def named(place: int, image_shape: Sequence[int]) -> tuple[int, ...]:
+    """(row, column, channel) of a place in raster order."""
+    channels, height, width = image_shape
+    return list(itertools.product(range(height), range(width), range(channels)))[place]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from probgen.errors import UserError
@@ -22,18 +22,23 @@ CHECKED: "WeakKeyDictionary[nn.Module, set[tuple[int, ...]]]" = WeakKeyDictionar
 def check_once(
     network: nn.Module, conditionals: Callable[[Tensor], Tensor], image_shape: Sequence[int], example: Tensor
 ) -> None:
-    """`check_causal` of `conditionals`, the network with its context, unless this network has passed it already."""
+    """`check_causal` of `conditionals`, the network with its context, unless this network has passed it already.
+
+    One that sees nothing as yet, because its last layer starts at zero, is looked at again the next time.
+    """
     passed = CHECKED.setdefault(network, set())
     if tuple(image_shape) in passed:
         return
-    was_training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
         with torch.random.fork_rng():
-            check_causal(conditionals, image_shape, example, MOST_PLACES)
+            sees = check_causal(conditionals, image_shape, example, MOST_PLACES)
     finally:
-        network.train(was_training)
-    passed.add(tuple(image_shape))
+        for module, training in modes:
+            module.training = training
+    if sees:
+        passed.add(tuple(image_shape))
 
 
 def check_causal(
@@ -41,8 +46,10 @@ def check_causal(
     image_shape: Sequence[int],
     example: Tensor | None = None,
     most_places: int | None = None,
-) -> None:
+) -> bool:
     """Raise UserError, naming the pixel that leaks, where a pixel's numbers depend on itself or on a later pixel.
+
+    Gives whether any pixel's numbers depend on another at all: else there was nothing to see.
 
     conditionals: the network, deterministic (in `eval()` mode). example: a tensor of its dtype and device.
     most_places: how many places t are tried, spread over the image; all of them without it. A leak that is the same
@@ -54,16 +61,19 @@ def check_causal(
     if most_places is not None and size > most_places:
         places = torch.linspace(0, size - 1, most_places).round().long()
     first, other = (2 * torch.rand_like(example.new_empty(1, *image_shape)) - 1 for _ in range(2))
+    sees = False
     with torch.no_grad():
         expected = in_order(check_numbers(conditionals(first), first))
         for part in places.split(MOST_PLACES):
-            later = (torch.arange(size) >= part[:, None]).to(first.device)
-            mixed = torch.where(later, in_order(other[:, None])[:, 0], in_order(first[:, None])[:, 0])
-            came = in_order(conditionals(from_order(mixed, image_shape)))
+            came = in_order(conditionals(replaced(first, other, part)))
             off = ((came - expected).abs() > TOLERANCE * (1 + expected.abs())).any(1)
             wrong = off & (torch.arange(size, device=off.device) <= part[:, None].to(off.device))
             if wrong.any():
-                raise UserError(leak(conditionals, first, int(wrong.any(0).nonzero()[0, 0])))
+                place = int(wrong.any(0).nonzero()[0, 0])
+                start = int(part[int(wrong[:, place].nonzero()[0, 0])])
+                raise UserError(leak(conditionals, first, other, place, start))
+            sees = sees or bool(off.any())
+    return sees
 
 
 def check_numbers(numbers: Tensor, image: Float[Tensor, "1 c h w"]) -> Tensor:
@@ -76,17 +86,31 @@ def check_numbers(numbers: Tensor, image: Float[Tensor, "1 c h w"]) -> Tensor:
     return numbers
 
 
-def leak(conditionals: Callable[[Tensor], Tensor], image: Float[Tensor, "1 c h w"], place: int) -> str:
-    """Which pixel the numbers of `place` see that they must not: the first with a gradient."""
-    shape = image.shape[1:]
-    x = image.clone().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(in_order(conditionals(x))[0, :, place].sum(), x)
-    seen = in_order(gradient[:, None])[0, 0].abs() > 0
-    seen[:place] = False
-    which = int(seen.nonzero()[0, 0]) if seen.any() else None
-    what = "a later pixel" if which is None else "itself" if which == place else named(which, shape)
+def leak(
+    conditionals: Callable[[Tensor], Tensor],
+    first: Float[Tensor, "1 c h w"],
+    other: Float[Tensor, "1 c h w"],
+    place: int,
+    start: int,
+) -> str:
+    """Which pixel the numbers of `place` see that they must not: from `start` on, the first that moves them."""
+    shape = first.shape[1:]
+    starts = torch.arange(start, first.numel() + 1)
+    images = (replaced(first, other, part) for part in starts.split(MOST_PLACES))
+    numbers = torch.cat([in_order(conditionals(part))[..., place].clone() for part in images])
+    moved = numbers.diff(dim=0).abs().amax(1)  # by one pixel more
+    clear = (moved > TOLERANCE * (1 + numbers[-1].abs().max())).nonzero()
+    which = start + int(clear[0, 0] if len(clear) > 0 else moved.argmax())
+    what = "itself" if which == place else named(which, shape)
     return f"the network is not causal: the distribution of {named(place, shape)} depends on {what}; mask it"
+
+
+def replaced(
+    first: Float[Tensor, "1 c h w"], other: Float[Tensor, "1 c h w"], starts: Int64[Tensor, " b"]
+) -> Float[Tensor, "b c h w"]:
+    """The first image, with all places from each start on taken from the other one."""
+    later = (torch.arange(first.numel()) >= starts[:, None]).to(first.device)
+    return torch.where(from_order(later, first.shape[1:]), other, first)
 
 
 def named(place: int, shape: Sequence[int]) -> str:
@@ -102,7 +126,7 @@ def in_order(numbers: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n places"]
     return numbers.movedim(2, -1).flatten(2)
 
 
-def from_order(values: Float[Tensor, "b places"], image_shape: Sequence[int]) -> Float[Tensor, "b c h w"]:
+def from_order(values: Shaped[Tensor, "b places"], image_shape: Sequence[int]) -> Shaped[Tensor, "b c h w"]:
     """The inverse of `in_order`, of one number per place."""
     channels, height, width = image_shape
     return values.reshape(-1, height, width, channels).permute(0, 3, 1, 2)

@@ -54,6 +54,7 @@ class Conditional:
 
     def log_prob(self, numbers: Float[Tensor, "b n *shape"], value: Float[Tensor, "b *shape"]) -> Tensor:
         """log p(value) in nats, exact, `b *shape`."""
+        self.check_size(numbers)
         if self.name == "bernoulli":
             return F.logsigmoid(torch.where(value > 0, numbers[:, 0], -numbers[:, 0]))
         if self.name == "categorical":
@@ -69,8 +70,9 @@ class Conditional:
 
         temperature: divides logits and multiplies scales: 1 draws from the density, less nearer to its peaks.
         """
+        self.check_size(numbers)
         if self.name == "bernoulli":
-            return (noise[:, 0] < (numbers[:, 0] / temperature).sigmoid()).to(numbers.dtype)
+            return (noise[:, 0] >= (-numbers[:, 0] / temperature).sigmoid()).to(numbers.dtype)
         if self.name == "categorical":
             return pick(numbers / temperature, noise[:, :1])[:, 0].to(numbers.dtype)
         logits, loc, scale = self.mixture(numbers)
@@ -81,15 +83,27 @@ class Conditional:
 
     def probabilities(self, numbers: Float[Tensor, "b n *shape"]) -> Float[Tensor, "levels b *shape"]:
         """p(x_i = k) of every level k."""
+        return self.log_probabilities(numbers).exp()
+
+    def log_probabilities(self, numbers: Float[Tensor, "b n *shape"]) -> Float[Tensor, "levels b *shape"]:
+        """log p(x_i = k) of every level k."""
         blank = torch.zeros_like(numbers[:, 0])
-        return torch.stack([self.log_prob(numbers, blank + k) for k in range(self.levels)]).exp()
+        return torch.stack([self.log_prob(numbers, blank + k) for k in range(self.levels)])
 
     def independent(self, numbers: Float[Tensor, "b n c h w"]) -> dist.Distribution:
         """The factors side by side, as if what each was conditioned on were given: one event per image."""
         if self.name == "bernoulli":
             return dist.Bernoulli(logits=numbers[:, 0]).to_event(3)
-        logits = self.probabilities(numbers).log().movedim(0, -1) if self.name != "categorical" else None
-        return dist.Categorical(logits=numbers.movedim(1, -1) if logits is None else logits).to_event(3)
+        logits = numbers if self.name == "categorical" else self.log_probabilities(numbers).movedim(0, 1)
+        return dist.Categorical(logits=logits.movedim(1, -1)).to_event(3)
+
+    def check_size(self, numbers: Tensor) -> None:
+        """Raise UserError where the network gave more or fewer numbers: their masses would not sum to one."""
+        if numbers.shape[1] != self.size:
+            raise UserError(
+                f"n={numbers.shape[1]} numbers for each pixel came, expected n={self.size} of conditional={self.name} "
+                f"with {self.levels} levels"
+            )
 
     def mixture(self, numbers: Float[Tensor, "b n *shape"]) -> tuple[Tensor, Tensor, Tensor]:
         """Weights (logits), locations and scales, `b m *shape`; these two in grey levels, the network's on [−1, 1]."""
@@ -100,7 +114,9 @@ class Conditional:
 
 def pick(logits: Float[Tensor, "b n"], noise: Float[Tensor, "b 1"]) -> Tensor:
     """The first of n classes at which the cumulated probability exceeds the noise, `b 1`."""
-    return (logits.softmax(1).cumsum(1) <= noise).sum(1, keepdim=True).clamp_max(logits.shape[1] - 1)
+    cumulated = logits.softmax(1).cumsum(1)
+    cumulated = cumulated / cumulated[:, -1:]  # rounding may miss 1: then noise near 1 would pick a class without mass
+    return (cumulated <= noise).sum(1, keepdim=True).clamp_max(logits.shape[1] - 1)
 
 
 def choose_conditional(name: ConditionalName | None, levels: int | None, mixtures: int = 10) -> Conditional:

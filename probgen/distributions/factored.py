@@ -7,6 +7,7 @@ The order is the raster: rows from the top, in a row from the left, in a pixel t
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -33,11 +34,13 @@ class FactoredImage(TorchDistribution):
     check_network: look for a pixel that sees itself or a later one, and refuse the network if there is one. Networks
         of `probgen.layers` are proved causal by the tests, and need not be looked at again.
 
-    Raises UserError for a network that is not causal.
+    Raises UserError for a network that is not causal, and for a context that is missing or of another shape.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = False
+    is_chain = True  # a product of conditionals: how equations write it
+    draws_for_a_mean = 16  # they are costly: a reconstruction shows the average of so many
 
     def __init__(
         self,
@@ -50,11 +53,11 @@ class FactoredImage(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.network, self.conditional, self.context = network, conditional, context
-        batch_shape = torch.Size()
-        if context is not None:
-            batch_shape = context.shape[: context.dim() - len(network.context_shape)]  # type: ignore[arg-type]
+        if len(image_shape) != 3:
+            raise UserError(f"image_shape={tuple(image_shape)} came, expected (channels, height, width)")
+        batch_shape = check_context(network, context)
         super().__init__(batch_shape, torch.Size(image_shape), validate_args=validate_args)
-        if check_network:
+        if check_network and batch_shape.numel() > 0:
             first = self.flat_context(batch_shape)
             first = None if first is None else first[:1]
             example = next(network.parameters(), torch.zeros(()))
@@ -68,41 +71,64 @@ class FactoredImage(TorchDistribution):
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "FactoredImage":
         """The same distribution over a larger batch."""
         shape = torch.Size(batch_shape)
-        new = FactoredImage.__new__(FactoredImage)
-        new.network, new.conditional, new.context = self.network, self.conditional, self.context
         if self.context is not None:
-            new.context = self.context.expand(*shape, *self.network.context_shape)  # type: ignore[misc]
-        super(FactoredImage, new).__init__(shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
+            return self.with_context(self.context.expand(*shape, *self.network.context_shape))  # type: ignore[misc]
+        new = self.with_context(None)
+        new._batch_shape = shape
         return new
+
+    def with_context(self, context: Float[Tensor, "*b context"] | None) -> "FactoredImage":
+        """The same network under another context."""
+        return FactoredImage(
+            self.network, self.conditional, self.event_shape, context,
+            check_network=False, validate_args=self._validate_args,
+        )  # fmt: skip
 
     # --- the density
 
-    def log_prob(self, value: Shaped[Tensor, "*b c h w"]) -> Float[Tensor, "*b"]:
-        """log p(x) in nats, exact, one number per image. Raises ValueError for values that are no levels."""
+    def log_prob(self, value: Shaped[Tensor, "*#b c h w"]) -> Float[Tensor, "*#b"]:
+        """log p(x) in nats, exact, one number per image.
+
+        Raises UserError for images of another shape, and with values that are no levels.
+        """
         return self.log_prob_map(value).sum((-3, -2, -1))
 
-    def log_prob_map(self, value: Shaped[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+    def log_prob_map(self, value: Shaped[Tensor, "*#b c h w"]) -> Float[Tensor, "*#b c h w"]:
         """log p(x_i | x_<i) in nats, exact, for each pixel and channel: the summands of `log_prob`."""
+        batch = self.batch_of(value)
         if self._validate_args:
-            self._validate_sample(value)
-        batch = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
-        x = value.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
+            check_levels(value, self.conditional.levels)
+        x = value.expand(*batch, *self.event_shape).reshape(batch.numel(), *self.event_shape)
         x = x.to(self.example)
-        numbers = self.network(x * (2 / (self.conditional.levels - 1)) - 1, self.flat_context(batch))
+        numbers = self.numbers(x, self.flat_context(batch))
         return self.conditional.log_prob(numbers, x).reshape(*batch, *self.event_shape)
+
+    def numbers(self, x: Float[Tensor, "b c h w"], context: Tensor | None = None) -> Float[Tensor, "b n c h w"]:
+        """The numbers of every conditional, given the pixels before it: the network sees levels scaled to [−1, 1]."""
+        return self.network(x * (2 / (self.conditional.levels - 1)) - 1, self.context if context is None else context)
 
     def entropy(self, num_samples: int = 100) -> Float[Tensor, "*b"]:
         """E[−log p(x)] in nats by the mean of `num_samples` draws: an estimate, no closed form exists."""
         with torch.no_grad():
             return -self.log_prob(self.sample(torch.Size([num_samples]))).mean(0)
 
+    def batch_of(self, value: Tensor) -> torch.Size:
+        """The batch shape of images together with their context."""
+        try:
+            if value.shape[-3:] == self.event_shape:
+                return torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
+        except RuntimeError:  # their numbers do not fit
+            pass
+        batch = ", ".join(map(str, self.batch_shape)) or "*batch"
+        shape = ", ".join(map(str, self.event_shape))
+        raise UserError(f"images of shape {tuple(value.shape)} came, expected ({batch}, {shape})")
+
     # --- the sampler
 
     def sample(
         self,
         sample_shape: Sequence[int] = (),
-        given: Shaped[Tensor, "*b c h w"] | None = None,
+        given: Shaped[Tensor, "*given c h w"] | None = None,
         mask: Bool[Tensor, "*m"] | None = None,
         *,
         cached: bool = True,
@@ -115,12 +141,15 @@ class FactoredImage(TorchDistribution):
             as they are. Raster order conditions each drawn pixel only on *earlier* ones: what is known below it, or
             to its right, has no influence on it.
         cached: each activation is computed once; False is the naive sampler, one pass of the network for each pixel.
-            Both give the same images from the same seed.
+            Both give the same images from the same seed. A network that takes no cursor is sampled naively.
         temperature: below 1 nearer to the peaks of each conditional; then no longer draws from this density.
         watch: called with the images, `b c h w`, after each pixel.
 
-        Raises UserError for a mask without images or of another size, or images of another shape or with other levels.
+        Raises UserError for a mask without images or of another size, images of another shape or with other levels, and
+        a temperature that is not above 0.
         """
+        if not temperature > 0:
+            raise UserError(f"temperature={temperature} came, expected a number above 0")
         shape = self._extended_shape(torch.Size(sample_shape))
         batch, num = shape[:-3], shape[:-3].numel()
         with torch.inference_mode():
@@ -128,7 +157,7 @@ class FactoredImage(TorchDistribution):
             noise = uniform_noise(self.conditional, num, self.event_shape, self.example)
             drawn = draw_images(
                 self.network, self.conditional, noise, self.flat_context(batch), known,
-                cached=cached, temperature=temperature, watch=watch,
+                cached=cached and takes_cursor(self.network), temperature=temperature, watch=watch,
             )  # fmt: skip
         return drawn.reshape(shape).clone()  # an ordinary tensor again
 
@@ -142,11 +171,9 @@ class FactoredImage(TorchDistribution):
         check_broadcasts("mask", mask, shape)
         if mask.dtype != torch.bool:
             raise UserError(f"a mask of {str(mask.dtype).removeprefix('torch.')} came, expected booleans")
-        values = given.to(self.example).expand(shape).reshape(-1, *self.event_shape)
-        kept = mask.to(values.device).expand(shape).reshape(-1, *self.event_shape)
-        top = self.conditional.levels - 1
-        if not (self.support.base_constraint.check(values) | ~kept).all():
-            raise UserError(f"known pixels with values that are no levels came, expected whole numbers 0 to {top}")
+        values = given.to(self.example).expand(shape).reshape(shape[:-3].numel(), *self.event_shape)
+        kept = mask.to(values.device).expand(shape).reshape(shape[:-3].numel(), *self.event_shape)
+        check_levels(values[kept], self.conditional.levels)
         return Known(values, kept)
 
     # --- the context
@@ -161,7 +188,7 @@ class FactoredImage(TorchDistribution):
         if self.context is None:
             return None
         shape = self.network.context_shape
-        return self.context.expand(*batch, *shape).reshape(-1, *shape)  # type: ignore[misc]
+        return self.context.expand(*batch, *shape).reshape(batch.numel(), *shape)  # type: ignore[misc]
 
 
 def repeated(context: Tensor | None, num: int) -> Tensor | None:
@@ -176,3 +203,28 @@ def check_broadcasts(name: str, tensor: Tensor, shape: torch.Size) -> None:
         raise UserError(
             f"{name} of shape {tuple(tensor.shape)}, expected {tuple(shape[-3:])}, or {tuple(shape)} for each image"
         )
+
+
+def check_context(network: nn.Module, context: Tensor | None) -> torch.Size:
+    """The batch shape of a context; raises UserError where it is not of the shape that the network takes."""
+    wanted = getattr(network, "context_shape", None)
+    if context is None and wanted is None:
+        return torch.Size()
+    came = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
+    if wanted is None:
+        raise UserError(f"{came} came, expected none: the network has no context_shape")
+    if context is None or tuple(context.shape[-len(wanted) :]) != tuple(wanted):
+        raise UserError(f"{came} came, expected one of shape (*batch, {', '.join(map(str, wanted))})")
+    return torch.Size(context.shape[: -len(wanted)])
+
+
+def check_levels(values: Tensor, levels: int) -> None:
+    """Raise UserError for values that are no grey levels, naming the first."""
+    bad = values[~constraints.integer_interval(0, levels - 1).check(values)]
+    if len(bad) > 0:
+        raise UserError(f"a pixel of value {bad[0].item():g} came, expected whole numbers 0 to {levels - 1}")
+
+
+def takes_cursor(network: nn.Module) -> bool:
+    """Whether the network can be evaluated pixel by pixel (see `probgen.layers.Cursor`)."""
+    return "cursor" in signature(network.forward).parameters
