@@ -41,6 +41,7 @@ Mean = Annotated[bool, typer.Option("--mean", help="Show E\\[x | z], smoother, i
 Between = Annotated[
     tuple[int, int] | None, typer.Option(metavar="I J", help="Morph test image I into test image J instead.")
 ]
+Label = Annotated[int | None, typer.Option(help="Draw from p(x | label), of a model trained with condition=label.")]
 Particles = Annotated[int, typer.Option(help="Draws of z per image.")]
 
 
@@ -99,18 +100,69 @@ def train(
 @app.command()
 def sample(
     run: RunPath,
-    out: OutFile,
-    num: Annotated[int, typer.Option(help="How many images.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="The file to write; sentences are printed without it.")] = None,
+    num: Annotated[int, typer.Option(help="How many images, or sentences.")] = 64,
     seed: Seed = 0,
-    temperature: Annotated[float, typer.Option(help="Factor on the spread of the Gaussian prior.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(help="Factor on the spread of the Gaussian prior, or of each pixel.")
+    ] = 1.0,
     mean: Mean = False,
+    label: Label = None,
+    animate: Annotated[Path | None, typer.Option(help="Also a film, .gif, of the pixels as they come.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Of a run of text: how every sentence begins.")] = None,
     model: Model = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images from p(x): [bold]probgen sample RUN --num 64 --out samples.png[/bold] (or .npz: `images`)."""
-    from probgen.commands.sample import sample_run
+    """Draw images from p(x): [bold]probgen sample RUN --num 64 --out samples.png[/bold] (or .npz: `images`).
 
-    sample_run(run, num, out, seed=seed, temperature=temperature, model=model, device=device, mean=mean)
+    Of a run of text: [bold]probgen sample RUN --num 5 --prompt "The wind"[/bold] (--out: .txt or .json).
+    """
+    from probgen.commands.sample import sample_run
+    from probgen.commands.texts import is_text_run, sample_sentences
+
+    if is_text_run(run):
+        unfit = {"--mean": mean, "--label": label, "--animate": animate}
+        sentences = sample_sentences(
+            run, num, out, prompt, seed=seed, temperature=temperature, model=model, device=device, unfit=unfit
+        )
+        said(out) if out else print(*sentences, sep="\n")
+        return
+    if prompt is not None or out is None:
+        came = "no --out came" if prompt is None else "--prompt came, but this run was trained on images"
+        raise UserError(f"{came}: probgen sample RUN --out samples.png")
+    sample_run(
+        run, num, out, seed=seed, temperature=temperature, model=model, device=device, mean=mean, label=label,
+        animate=animate,
+    )  # fmt: skip
+    for file in filter(None, (out, animate)):
+        said(file)
+
+
+@app.command()
+def complete(
+    run: RunPath,
+    out: OutFile,
+    num: Annotated[int, typer.Option(help="How many images.")] = 8,
+    keep: Annotated[str, typer.Option(help="top, left (half), or a .png/.npy: its nonzero pixels are known.")] = "top",
+    draws: Annotated[int, typer.Option(help="Completions of each image.")] = 6,
+    label: Label = None,
+    split: SplitName = "test",
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """What may follow: images of which a part is known, each with several completions drawn pixel by pixel.
+
+    In raster order: a drawn pixel is conditioned on earlier ones only. What is known below it stays, but has no
+    influence on it; keep the top for completions that fit.
+    """
+    from probgen.commands.pixels import complete_run
+
+    complete_run(
+        run, num, keep, out, draws=draws, split=split, label=label, seed=seed, data_dir=data_dir, model=model,
+        device=device,
+    )  # fmt: skip
     said(out)
 
 
@@ -158,6 +210,7 @@ def evaluate(
     chains: Annotated[int, typer.Option(help="Of ais and bdmc, for each image.")] = 16,
     distributions: Annotated[int, typer.Option(help="Of ais and bdmc: steps from prior to posterior.")] = 500,
     schedule: Annotated[str, typer.Option(help="Of ais and bdmc: sigmoidal, or adaptive.")] = "sigmoidal",
+    sentence: Annotated[str | None, typer.Option(help="Of a run of text: this one, symbol by symbol.")] = None,
     seed: Seed = 0,
     data_dir: DataDir = None,
     model: Model = None,
@@ -166,8 +219,13 @@ def evaluate(
 ) -> None:
     """What the model can say about log p(x): exact, bounds, or nothing, and why."""
     from probgen.commands.evaluate import Annealing, evaluate_run
-    from probgen.tables import print_evaluation
+    from probgen.commands.texts import sentence_run
+    from probgen.tables import print_evaluation, print_sentence
 
+    if sentence is not None:
+        scored = sentence_run(run, sentence, model=model, device=device)
+        print_json(scored) if json_ else print_sentence(scored)
+        return
     result = evaluate_run(
         run, split=split, particles=particles, num=num, data_dir=data_dir, model=model, device=device, seed=seed,
         method=method, annealing=Annealing(chains, distributions, schedule), quiet=json_,
@@ -268,6 +326,7 @@ def gradients(
 def info(
     run: RunPath,
     graph: Annotated[Path | None, typer.Option(help="Also draw the sites as a graph: .gv, .png, .svg, .pdf.")] = None,
+    field: Annotated[Path | None, typer.Option(help="Also draw what one pixel depends on, into this .png.")] = None,
     model: Model = None,
     json_: Json = False,
 ) -> None:
@@ -275,10 +334,10 @@ def info(
     from probgen.commands.listing import describe_run
     from probgen.tables import print_info
 
-    result = describe_run(run, model, graph)
+    result = describe_run(run, model, graph, field)
     print_json(result) if json_ else print_info(result)
-    if graph:
-        said(graph)
+    for file in filter(None, (graph, field)):
+        said(file)
 
 
 @app.command()

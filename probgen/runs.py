@@ -29,7 +29,7 @@ from probgen.models.registry import build, find_class, is_user_file
 from probgen.version import __version__
 
 OUR_FILES = ("checkpoint.pt", "weights.safetensors", "metrics.jsonl", "config.json")
-OUR_PICTURES = ("samples.png", "reconstructions.png", "curve.png")
+OUR_PICTURES = ("samples.png", "samples.txt", "reconstructions.png", "curve.png")
 OUR_EVENTS = "events.out.tfevents.*"
 LOCK = ".lock"
 
@@ -48,6 +48,8 @@ class RunConfig(BaseModel):
     binarize: Literal["none", "static", "dynamic", "threshold"] = "none"
     image_shape: tuple[int, ...] = Field(min_length=1, max_length=3)
     levels: int | None = Field(default=None, ge=2)
+    num_classes: int | None = Field(default=None, ge=1)
+    vocabulary: tuple[str, ...] | None = None
     epochs: float | None = Field(default=None, gt=0, le=1e6)
     steps: int = Field(ge=1, le=10**12)
     batch_size: int = Field(default=128, ge=1, le=10**9)
@@ -248,7 +250,7 @@ def clear(path: Path) -> None:
         raise UserError(f"cannot clear {path}: {error.strerror}") from error
 
 
-def build_model(config: RunConfig, model: str | None = None) -> nn.Module:
+def build_model(config: RunConfig, model: str | None = None) -> Any:
     """The model of a configuration, with fresh weights.
 
     A run of a user's own class names it, but never runs its file by itself: `model`, `FILE.py:CLASS`, must be
@@ -263,7 +265,8 @@ def build_model(config: RunConfig, model: str | None = None) -> nn.Module:
             raise UserError(f"--model {model} came, but the run was trained with {config.model}")
     elif model is not None and model != config.model:
         raise UserError(f"--model {model} came, but the run was trained with {config.model}")
-    return build(find_class(model or config.model), config.image_shape, config.levels, config.options)
+    known = {"num_classes": config.num_classes, "vocabulary": config.vocabulary}
+    return build(find_class(model or config.model), config.image_shape, config.levels, config.options, **known)
 
 
 def load(path: str | Path, model: str | None = None, *, device: str = "cpu") -> Any:

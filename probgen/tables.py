@@ -1,5 +1,6 @@
 """Results for people: what the commands print on stdout without `--json`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,28 +21,58 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     """The estimates of `probgen evaluate`, or why there is none."""
     console = stdout_console()
     binarize = "" if result["binarize"] == "none" else f", binarized: {result['binarize']}"
-    head = f"{result['model']} on {result['num_images']} {result['split']} images of {result['data']}{binarize}"
+    thing = "sentence" if "unit" in result else "image"
+    head = f"{result['model']} on {result['num_images']} {result['split']} {thing}s of {result['data']}{binarize}"
     console.print(head, markup=False)
     if result["estimates"]:
         dequantized = "dequantized" in result.get("note", "")
-        console.print(estimates_table("", result["estimates"], dequantized))
+        console.print(estimates_table("", result["estimates"], dequantized, thing))
     if "gaps" in result:
         console.print()
         title = "the gap" if "bdmc_gap" in result["gaps"] else "what the ELBO loses"
         console.print(estimates_table(title, result["gaps"]))
         console.print(f"\n{result['acceptance']:.0%} of the HMC proposals accepted")
-    if result["bits_per_dim"] is not None:
+    if "perplexity" in result:
+        print_per_symbol(console, result)
+    elif result["bits_per_dim"] is not None:
         console.print(f"{result['bits_per_dim']:.4f} bits per dimension")
     for key in ("warning", "note"):
         if key in result:
             console.print(f"{key}: {result[key]}", markup=False)
 
 
-def estimates_table(title: str, estimates: Mapping[str, Any], dequantized: bool = False) -> Table:
+def print_per_symbol(console: Console, result: Mapping[str, Any]) -> None:
+    """Bits and perplexity for each symbol of a text."""
+    unit, bits, perplexity = (result[key] for key in ("unit", "bits_per_symbol", "perplexity"))
+    console.print(
+        f"{bits:.4f} bits per {unit} over {result['num_symbols']:,} {unit}s; perplexity {perplexity:.2f}: as unsure of "
+        f"the next {unit} as between {perplexity:.2f} equally likely ones"
+    )
+
+
+SPELLED = {"\n": "(end)", "<end>": "(end)", " ": "(space)", "\t": "(tab)"}
+
+
+def print_sentence(result: Mapping[str, Any]) -> None:
+    """How probable a sentence is, symbol by symbol."""
+    console = stdout_console()
+    console.print(f"log p({result['sentence']!r}) = {result['log_prob']:.2f} nats, exact", markup=False)
+    print_per_symbol(console, result)
+    console.print()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in (result["unit"], "log p, nats", "p"):
+        table.add_column(column, justify="left" if column == result["unit"] else "right")
+    for row in result["symbols"]:
+        symbol = SPELLED.get(row["symbol"], row["symbol"])
+        table.add_row(escape(symbol), f"{row['log_prob']:.2f}", f"{math.exp(row['log_prob']):.3g}")
+    console.print(table)
+
+
+def estimates_table(title: str, estimates: Mapping[str, Any], dequantized: bool = False, thing: str = "image") -> Table:
     """One row for each number: what it is, and from how many draws."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in (title, "nats per image", "what it is", "particles"):
-        table.add_column(column, justify="right" if column in ("nats per image", "particles") else "left")
+    for column in (title, f"nats per {thing}", "what it is", "particles"):
+        table.add_column(column, justify="right" if column in (f"nats per {thing}", "particles") else "left")
     for name, e in estimates.items():
         kind = e["kind"] + (", of dequantized grey levels" if dequantized and name == "log_prob" else "")
         table.add_row(NAMES.get(name, name), with_error(e["value"], e["stderr"]), kind, str(e["particles"] or ""))
@@ -210,7 +241,9 @@ def print_datasets(rows: Sequence[Mapping[str, Any]]) -> None:
             row["description"],
         )
     console.print(table)
-    console.print("Your own: a .npz or .npy file, or a folder of images.", markup=False)
+    console.print(
+        "Your own: a .npz or .npy file, a folder of images, or a .txt file with a sentence on each line.", markup=False
+    )
 
 
 def print_info(info: Mapping[str, Any]) -> None:
@@ -221,6 +254,13 @@ def print_info(info: Mapping[str, Any]) -> None:
     console.print("sites: " + ", ".join(f"{name} ({role})" for name, role in info["sites"].items()), markup=False)
     for line in info["equation"]:
         console.print(f"  {line}", markup=False)
+    if field := info.get("receptive_field"):
+        console.print(
+            f"receptive field of the pixel ◎ at row {field['row']}, column {field['column']}: {field['seen']} of "
+            f"{field['earlier']} earlier pixels"
+        )
+        for line in field["map"]:
+            console.print(f"  {line}", markup=False, highlight=False)
     for title in ("options", "training"):
         given = {k: v for k, v in info[title].items() if v is not None}
         console.print(f"{title}: " + ", ".join(f"{k}={shown(v)}" for k, v in given.items()), markup=False)
@@ -234,19 +274,20 @@ def print_info(info: Mapping[str, Any]) -> None:
 
 def comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a model: which kind of likelihood number it has, as text of fixed width."""
-    rows = [("model", "log p(x), nats per image", "what it is", "bits/dim", "training")]
+    rows = [("model", "data", "log p(x), nats", "what it is", "bits/dim", "training")]
     for name, result in results.items():
         estimates = result["estimates"]
         best = estimates.get("log_prob") or estimates.get("iwae") or estimates.get("elbo")
         if best is None:
-            rows.append((name, "–", "none", "–", f"{result['seconds']:.0f} s"))
+            rows.append((name, result["data"], "–", "none", "–", f"{result['seconds']:.0f} s"))
             continue
         sign = "≥ " if best["kind"] == "lower bound" else ""
         particles = f" (IWAE, {best['particles']} particles)" if best["particles"] > 1 else ""
-        dequantized = " (density of dequantized grey levels)" if "note" in result else ""
+        dequantized = " (density of dequantized grey levels)" if "dequantized" in result.get("note", "") else ""
         rows.append(
             (
                 name,
+                result["data"],
                 sign + with_error(best["value"], best["stderr"]),
                 best["kind"] + particles + dequantized,
                 f"{result['bits_per_dim']:.3f}",

@@ -110,6 +110,11 @@ def colour_images() -> Path:
     return file
 
 
+def pixel_run(model: str) -> tuple[object, ...]:
+    """A small model that draws one pixel after the other."""
+    return (model, "--data", "digits", "--steps", 3, "--batch-size", 16, "--set", "features=4")
+
+
 RUNS = {
     "gaussian": lambda: ("gaussian", "--data", "digits"),
     "ppca": lambda: ("ppca", "--data", "digits", "--set", "latent_dim=3"),
@@ -123,8 +128,15 @@ RUNS = {
     "vae-threshold": lambda: ("vae", "--data", "digits", "--binarize", "threshold", *SMALL),
     "ring-gaussian": lambda: ("gaussian", "--data", "ring:300"),
     "ring-vae": lambda: ("vae", "--data", "ring:300", "--set", "likelihood=gaussian", *SMALL),
+    "language": lambda: ("language", "--data", "sea-log", "--steps", 3, "--set", "features=16"),
+    "language-words": lambda: ("language", "--data", "sea-log:words", "--steps", 3, "--set", "features=16"),
     "colour": lambda: ("vae", "--data", colour_images(), "--set", "network=conv", "--set", "latent_dim=3", *SMALL),
 }
+PIXEL_RUNS = ("pixelcnn", "gated-pixelcnn", "row-lstm", "diagonal-bilstm", "raster-lstm")
+RUNS |= {name: functools.partial(pixel_run, name) for name in PIXEL_RUNS}
+RUNS["pixelcnn-label"] = lambda: (*pixel_run("pixelcnn"), "--set", "condition=label", "--set", "blocks=1")
+RUNS["vae-pixelcnn"] = lambda: (*RUNS["vae"](), "--set", "likelihood=pixelcnn", "--set", "pixelcnn_features=4")
+IMAGE_RUNS = sorted(name for name in RUNS if not name.startswith("language"))
 
 
 def picture(file: Path) -> np.ndarray:

@@ -36,7 +36,7 @@ class OpenedRun:
         """The data set that the run was trained on. Raises UserError when it has another shape by now."""
         config = self.run.config
         data = load_data(config.data, data_dir=data_dir or config.data_dir, binarize=config.binarize)
-        check_data(data, config.image_shape, config.levels)
+        check_data(data, config.image_shape, config.levels, config.vocabulary)
         return data
 
     def split(self, name: str, data_dir: Path | None = None, num: int | None = None) -> Tensor:
@@ -75,8 +75,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def check_data(data: ImageData, image_shape: tuple[int, ...], levels: int | None) -> None:
-    """The data are of the shape and levels that the run was trained on."""
+def check_data(
+    data: ImageData, image_shape: tuple[int, ...], levels: int | None, vocabulary: tuple[str, ...] | None = None
+) -> None:
+    """The data are of the shape, levels and vocabulary that the run was trained on."""
+    if (data.vocabulary or vocabulary) and (data.image_shape, data.vocabulary) != (tuple(image_shape), vocabulary):
+        raise UserError(
+            f"{data.name} has other symbols or longer sentences than the run was trained on: it has changed"
+        )
     if (data.image_shape, data.levels) != (tuple(image_shape), levels):
         raise UserError(
             f"{data.name} has images of shape {data.image_shape} and {data.levels} levels, but the run was trained on "

@@ -10,14 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from probgen.commands.common import choose_device
-from probgen.data import DATASET_NAMES, ImageData
+from probgen.data import DATASET_NAMES, TEXT_LEVELS, ImageData
 from probgen.errors import UserError
 from probgen.inference.batches import BatchOrder
-from probgen.models.registry import build, check_options, find_class, is_user_file, options_of
-from probgen.runs import RunConfig
+from probgen.models.registry import check_options, find_class, is_user_file, options_of
+from probgen.runs import RunConfig, build_model
 
 DEFAULT_EPOCHS = 50
-FROM_DATA = ("format", "version", "image_shape", "levels")  # known once the data are read
+FROM_DATA = ("format", "version", "image_shape", "levels", "num_classes", "vocabulary")  # known once the data are read
 
 
 def gather(
@@ -92,7 +92,7 @@ def new_config(model: str, given: Mapping[str, Any], data: ImageData) -> RunConf
     """
     if given.get("steps") is not None and given.get("epochs") is not None:
         raise UserError("both --epochs and --steps came, expected one of them")
-    fields = {"data": "digits", **given, "model": model, "image_shape": data.image_shape, "levels": data.levels}
+    fields = {"data": "digits", **given, "model": model} | data.facts
     fields |= {name: lasting(fields[name]) for name in ("data", "data_dir") if fields.get(name)}
     fields["device"] = str(choose_device(given.get("device", "auto")))
     cls = find_class(model)
@@ -103,7 +103,7 @@ def new_config(model: str, given: Mapping[str, Any], data: ImageData) -> RunConf
         order = BatchOrder(len(data.train), fields.get("batch_size", RunConfig.model_fields["batch_size"].default), 0)
         fields["steps"] = max(1, order.steps_for(fields["epochs"]))
     config = RunConfig(**fields)
-    built = build(cls, data.image_shape, data.levels, config.options)
+    built = build_model(config, model)
     if not isinstance(built, nn.Module):
         raise UserError(f"{type(built).__name__} is no torch.nn.Module: make it one, so that its weights can be saved")
     return config
@@ -111,6 +111,9 @@ def new_config(model: str, given: Mapping[str, Any], data: ImageData) -> RunConf
 
 def lasting(place: str) -> str:
     """A path as an absolute one, so that the run finds its data from anywhere; a data set's name as it is."""
+    file, _, level = place.rpartition(":")
+    if level in TEXT_LEVELS and Path(file).is_file():
+        return f"{Path(file).resolve()}:{level}"
     named = place.partition(":")[0] in DATASET_NAMES
     return place if named or not Path(place).exists() else str(Path(place).resolve())
 

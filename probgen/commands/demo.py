@@ -10,7 +10,9 @@ from typing import Any
 from probgen import plots
 from probgen.commands.common import OpenedRun, open_run
 from probgen.commands.evaluate import elbo_run, evaluate_run
+from probgen.commands.pixels import complete_run
 from probgen.commands.sample import reconstruct_run, sample_run, traverse_run
+from probgen.commands.texts import sample_sentences
 from probgen.commands.train import train
 from probgen.console import stderr_console
 from probgen.errors import UserError
@@ -29,8 +31,24 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
         "schedule": "cosine",
         "options": {"latent_dim": 16, "network": "conv", "hidden": (32, 64)},
     },
+    "pixelcnn": {
+        "epochs": 40,
+        "batch_size": 32,
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "options": {"features": 24, "blocks": 3},
+    },
+    "language": {
+        "data": "sea-log:words",
+        "epochs": 40,
+        "batch_size": 16,
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "options": {"dropout": 0.5},
+    },
 }
 PARTICLES = 500
+PROMPT = "The wind"
 
 
 def run_demo(out: Path, *, quiet: bool = False) -> None:
@@ -43,7 +61,7 @@ def run_demo(out: Path, *, quiet: bool = False) -> None:
     results = {}
     for name, given in RUNS.items():
         if not quiet:
-            console.print(f"[bold]{name}[/bold] on digits …")
+            console.print(f"[bold]{name}[/bold] on {given.get('data', 'digits')} …")
         results[name] = one_model(name, given, out, quiet)
     write_atomic(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     picture(out)
@@ -51,6 +69,9 @@ def run_demo(out: Path, *, quiet: bool = False) -> None:
     write_atomic(out / "table.txt", (table + "\n").encode())
     print_elbo(elbo_of(out))
     stdout_console().print(f"\n{table}\n", markup=False)
+    stdout_console().print(f"{PROMPT} … (its sentences, drawn word by word)")
+    for sentence in sentences(out):
+        stdout_console().print(f"  {sentence}", markup=False, highlight=False)
     if not quiet:
         files = ", ".join(sorted(path.name for path in out.glob("*.*")))
         console.print(f"all in {time.time() - started:.0f} s; look at {out}/: {files}", highlight=False, markup=False)
@@ -67,7 +88,7 @@ def one_model(name: str, given: Mapping[str, Any], out: Path, quiet: bool) -> di
 
 
 def picture(out: Path) -> None:
-    """The VAE's pictures, side by side in the demo's folder."""
+    """The VAE's pictures, side by side in the demo's folder, and the PixelCNN's: completions, and a film."""
     run = out / "runs" / MAIN
     common: dict[str, Any] = {"model": None, "device": "cpu"}
     sample_run(run, 100, out / "samples.png", seed=0, temperature=1.0, mean=False, **common)
@@ -76,6 +97,20 @@ def picture(out: Path) -> None:
     traverse_run(run, out / "interpolation.png", between=(0, 1), num=16, data_dir=None, **common)
     shutil.copyfile(run / "pictures" / "curve.png", out / "curve.png")
     write_atomic(out / "elbo_terms.png", terms_picture(open_run(run, None, "cpu", seed=0)))
+    pixels, film = out / "runs" / "pixelcnn", out / "pixels.gif"
+    sample_run(pixels, 36, out / "pixels.png", seed=0, temperature=1.0, mean=False, animate=film, **common)
+    complete_run(
+        pixels, 8, "top", out / "completions.png", draws=6, split="test", label=None, seed=0, data_dir=None, **common
+    )
+
+
+def sentences(out: Path) -> list[str]:
+    """Sentences from the language model, also into a file."""
+    unfit: dict[str, Any] = {}
+    return sample_sentences(
+        out / "runs" / "language", 5, out / "sentences.txt", PROMPT, seed=0, temperature=0.8, model=None, device="cpu",
+        unfit=unfit,
+    )  # fmt: skip
 
 
 def terms_picture(opened: OpenedRun) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from probgen.commands.common import OpenedRun, check_num, open_run, output_file, save_picture
+from probgen.commands.texts import text_facts
 from probgen.errors import UserError
 from probgen.inference.annealing import ais
 from probgen.inference.bidirectional import bdmc
@@ -102,6 +103,11 @@ def evaluate_run(
         "estimates": {name: estimate.to_json() for name, estimate in found.estimates.items()},
         "bits_per_dim": None if method == "bdmc" else tightest_bits(found.estimates, opened),
     }
+    if config.vocabulary is not None:
+        result |= text_facts(None if method == "bdmc" else tightest(found.estimates), images, opened)
+        result["bits_per_dim"] = result.get("bits_per_symbol")
+        for number in result["estimates"].values():
+            number["unit"] = "nats per sentence"
     if found.acceptance is not None:
         result["gaps"] = {name: estimate.to_json() for name, estimate in found.gaps.items()}
         result["acceptance"] = found.acceptance
@@ -169,14 +175,21 @@ def simulated(opened: OpenedRun, like: Tensor, num: int, annealing: Annealing, *
 
 def tightest_bits(estimates: dict[str, Estimate], opened: OpenedRun) -> float | None:
     """Bits per dimension of the tightest number; None for real data, whose unit is arbitrary."""
-    if not estimates or opened.levels is None:
+    best = tightest(estimates)
+    if best is None or opened.levels is None:
         return None
-    lower = [e for e in estimates.values() if e.kind == "lower bound"]
-    best = estimates.get("log_prob") or max(lower, key=lambda estimate: estimate.value)
     size = 1
     for side in opened.image_shape:
         size *= side
-    return bits_per_dim(best.value, size)
+    return bits_per_dim(best, size)
+
+
+def tightest(estimates: dict[str, Estimate]) -> float | None:
+    """The exact log p(x), else the largest lower bound, if there is any."""
+    if not estimates:
+        return None
+    lower = [e for e in estimates.values() if e.kind == "lower bound"]
+    return (estimates.get("log_prob") or max(lower, key=lambda estimate: estimate.value)).value
 
 
 def note_on(opened: OpenedRun) -> str | None:

@@ -1,10 +1,12 @@
 """The pictures that a run draws of itself while it trains."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from probgen import plots
+from probgen.commands.texts import as_file, draw_sentences
 from probgen.data import ImageData
 from probgen.files import write_atomic
 from probgen.inference.checks import sites_of
@@ -13,9 +15,11 @@ from probgen.inference.predict import reconstruct, sample
 from probgen.inference.randomness import own_randomness
 from probgen.models.contracts import Kind, kind_of
 from probgen.runs import Run
+from probgen.vocabulary import Vocabulary
 
 NUM_SAMPLES = 64
 NUM_RECONSTRUCTIONS = 20
+NUM_SENTENCES = 20
 
 
 def draw_progress(run: Run, pair: Any, data: ImageData, records: list[dict[str, Any]]) -> None:
@@ -26,7 +30,7 @@ def draw_progress(run: Run, pair: Any, data: ImageData, records: list[dict[str, 
     with own_randomness(VALIDATION_SEED):
         images = data.valid.batch(torch.arange(min(NUM_RECONSTRUCTIONS, len(data.valid))))
         if kind_of(pair) is not Kind.NONE:
-            pictures["samples.png"] = draw_samples(pair, data, run)
+            pictures |= draw_samples(pair, data)
         if data.levels is not None and has_code(pair, images):
             back = reconstruct(pair, on_device(pair, images))
             pictures["reconstructions.png"] = plots.pairs(images, back, data.levels)
@@ -34,11 +38,14 @@ def draw_progress(run: Run, pair: Any, data: ImageData, records: list[dict[str, 
         write_atomic(run.pictures / name, picture)
 
 
-def draw_samples(pair: Any, data: ImageData, run: Run) -> bytes:
-    """A grid of images, or points over the data."""
+def draw_samples(pair: Any, data: ImageData) -> dict[str, bytes]:
+    """A grid of images, points over the data, or sentences."""
+    if data.vocabulary is not None:
+        sentences = draw_sentences(pair, Vocabulary(data.vocabulary), NUM_SENTENCES)
+        return {"samples.txt": as_file(Path("samples.txt"), sentences, None)}
     if data.levels is None:
-        return plots.points(sample(pair, 1000, data.image_shape), data.valid.images)
-    return plots.grid(sample(pair, NUM_SAMPLES, data.image_shape), data.levels)
+        return {"samples.png": plots.points(sample(pair, 1000, data.image_shape), data.valid.images)}
+    return {"samples.png": plots.grid(sample(pair, NUM_SAMPLES, data.image_shape), data.levels)}
 
 
 def has_code(pair: Any, images: torch.Tensor) -> bool:

@@ -1,16 +1,19 @@
 """`probgen sample`, `probgen reconstruct` and `probgen traverse`: images from a trained run."""
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from pyro import poutine
 from torch import Tensor
 
 from probgen import plots
 from probgen.commands.common import OpenedRun, check_num, open_run, output_file
+from probgen.commands.pixels import draw_pixels, draws_pixels, need_pixels
 from probgen.errors import UserError
 from probgen.files import write_atomic
 from probgen.inference.checks import sites_of
@@ -21,22 +24,48 @@ from probgen.models.contracts import Kind, kind_of
 
 CHUNK = 1000  # images decoded at once
 MOST_PICTURED = 10_000
+MOST_FILMED = 400
 STEPS = np.linspace(-3, 3, 7)  # standard deviations of the prior that a traversal walks through
 MANIFOLD_SIDE = 16
 
 
 def sample_run(
-    path: Path, num: int, out: Path, *, seed: int, temperature: float, model: str | None, device: str, mean: bool
+    path: Path,
+    num: int,
+    out: Path,
+    *,
+    seed: int,
+    temperature: float,
+    model: str | None,
+    device: str,
+    mean: bool,
+    label: int | None = None,
+    animate: Path | None = None,
 ) -> None:
-    """Draw `num` images from p(x) into a picture or an .npz file (`images`, uint8 n h w or n h w c)."""
+    """Draw `num` images from p(x) into a picture or an .npz file (`images`, uint8 n h w or n h w c).
+
+    label: draw from p(x | label). animate: also a film, a .gif, of the pixels as they come.
+    """
     output_file(out, ".png", ".npz")
+    if animate is not None:
+        output_file(animate, ".gif")
+        check_num(num, MOST_FILMED)
     check_num(num, MOST_PICTURED if out.suffix.lower() == ".png" else 1_000_000)
     if not 0 < temperature < float("inf"):
         raise UserError(f"--temperature {temperature:g} came, expected a number above 0")
     opened = open_run(path, model, device, seed)
+    frames: list[Image.Image] = []
+    for option, given in (("--label", label), ("--animate", animate)):
+        if given is not None:
+            need_pixels(opened, option)
+    if draws_pixels(opened.model) and not mean:
+        draw = partial(draw_pixels, temperature=temperature, label=label, frames=frames if animate else None)
+    else:
+        draw = partial(draw_means if mean else draw_samples, temperature=temperature)
     sizes = [min(CHUNK, num - start) for start in range(0, num, CHUNK)]
-    draw = draw_means if mean else draw_samples
-    images = torch.cat([draw(opened, size, temperature).cpu() for size in sizes])
+    images = torch.cat([draw(opened, size).cpu() for size in sizes])
+    if animate is not None:
+        write_atomic(animate, plots.film(frames))
     if out.suffix.lower() == ".npz":
         write_atomic(out, npz(images, opened.levels, whole=not mean))
     elif opened.levels is None:
@@ -73,7 +102,7 @@ def reconstruct_run(
     """Images of a split over E[x | z] at the mean of their code."""
     output_file(out, ".png")
     check_num(num, MOST_PICTURED)
-    opened = open_run(path, model, device)
+    opened = open_run(path, model, device, seed=0)  # a mean without a formula is one of draws
     images = opened.split(split, data_dir, num)
     levels = need_images(opened)
     write_atomic(out, plots.pairs(images, reconstruct(opened.model, images), levels))

@@ -65,7 +65,7 @@ def resumed(out: Path, model: str | None, given: Mapping[str, Any]) -> tuple[Run
     """The configuration of the run in `out`, and its data."""
     config = continued(Run.open(out).config, model, given, out)
     data = load_data(config.data, data_dir=config.data_dir, binarize=config.binarize)
-    check_data(data, config.image_shape, config.levels)
+    check_data(data, config.image_shape, config.levels, config.vocabulary)
     return config, data
 
 

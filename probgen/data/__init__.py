@@ -1,4 +1,4 @@
-"""Data: by name or from the user's files, always as integer images with their number of grey levels.
+"""Data: by name or from the user's files, always as whole numbers: images in grey levels, or numbered symbols of texts.
 
 >>> import torch
 >>> data = load_data("digits", binarize="threshold")
@@ -25,6 +25,7 @@ from probgen.data.digits import load_digits_data
 from probgen.data.files import load_path
 from probgen.data.split import ImageData, Modes, RawData, Split, assemble
 from probgen.data.sprites import FACTOR_RANGES, load_sprites, render_sprites
+from probgen.data.text import TEXT_LEVELS, load_text, text_source
 from probgen.data.toys import load_toy
 from probgen.errors import UserError
 
@@ -32,6 +33,7 @@ __all__ = [
     "BINARIZATIONS",
     "DATASET_NAMES",
     "FACTOR_RANGES",
+    "TEXT_LEVELS",
     "DatasetInfo",
     "ImageData",
     "Modes",
@@ -44,11 +46,12 @@ __all__ = [
 
 
 def load_data(name_or_path: str | Path, *, data_dir: str | Path | None = None, binarize: str = "none") -> ImageData:
-    """Load a data set by name, or images from a .npz file, a .npy file or a folder.
+    """Load a data set by name, images from a .npz file, a .npy file or a folder, or sentences from a .txt file.
 
     Args:
         name_or_path: a name of `describe_datasets` (`sprites:NUM` and the toys' `ring:NUM` set their size),
             else a path; a file that has the name of a data set is reached as `./digits`, or by a `Path`.
+            Texts are read as characters, or as words: `sea-log:words`, `FILE.txt:words`.
         data_dir: where files of named data sets are looked for, and downloaded to; by default
             `default_data_dir()`.
         binarize: `none`; `threshold`: 1 from half of the top level on; `static`: one draw
@@ -60,6 +63,8 @@ def load_data(name_or_path: str | Path, *, data_dir: str | Path | None = None, b
     """
     if binarize not in BINARIZATIONS:
         check_binarize(binarize, None, str(name_or_path))  # before the work of loading
+    if (text := text_source(name_or_path)) is not None:
+        return assemble(str(name_or_path), load_text(*text), binarize)
     if isinstance(name_or_path, str):
         name = name_or_path.partition(":")[0]
         if name in DATASET_NAMES:
@@ -98,7 +103,7 @@ def _not_found(text: str) -> str:
     """One line for what is neither a name nor a path."""
     names = ", ".join(DATASET_NAMES)
     if os.sep in text or text.endswith((".npz", ".npy")):
-        return f"{text} does not exist: give a .npz or .npy file, a folder of images, or one of {names}"
+        return f"{text} does not exist: give a .npz, .npy or .txt file, a folder of images, or one of {names}"
     near = difflib.get_close_matches(text.partition(":")[0].lower(), DATASET_NAMES, n=2)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"unknown data set {text!r}: {hint}choose one of {names}, or give the path of a file or folder"

@@ -10,6 +10,7 @@ from probgen.data.digits import DIGITS_SPLIT
 from probgen.data.glyphs import GLYPH_NAMES
 from probgen.data.split import tenths
 from probgen.data.sprites import SPRITE_COUNT, SPRITE_FACTORS
+from probgen.data.text import TEXT_NAMES
 from probgen.data.toys import TOY_COUNT, TOY_HELD_OUT
 
 COUNTED_NAMES = ("sprites", "ring", "grid", "moons", "spiral")
@@ -20,9 +21,10 @@ COUNTED_NAMES = ("sprites", "ring", "grid", "moons", "spiral")
 class DatasetInfo:
     """One line of the list of data sets.
 
-    `size`: images in train, valid and test. `shape`: (c, h, w), or (2,) for points. `levels`: grey levels,
-    None for points. `labels`: number of classes, None without labels. `here`: whether it loads without a
-    download; `where`: the directory in which its files are looked for, or how it comes about.
+    `size`: images in train, valid and test. `shape`: (c, h, w), (2,) for points, or (length,) for texts.
+    `levels`: grey levels, None for points, symbols of texts. `labels`: number of classes, None without labels.
+    `here`: whether it loads without a download; `where`: the directory in which its files are looked for, or how it
+    comes about.
     """
 
     name: str
@@ -48,7 +50,13 @@ def default_data_dir() -> Path:
 def describe_datasets(data_dir: str | Path | None = None) -> list[DatasetInfo]:
     """All data sets by name, without loading one: of files only the existence is looked at."""
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-    return [*_built_in(), *_toys(), *(_benchmark(name, root) for name in _BENCHMARKS), _binarized_mnist(root)]
+    return [
+        *_built_in(),
+        *_toys(),
+        *(_benchmark(name, root) for name in _BENCHMARKS),
+        _binarized_mnist(root),
+        _sea_log(),
+    ]
 
 
 def _built_in() -> list[DatasetInfo]:
@@ -102,7 +110,7 @@ _BENCHMARKS = {
     "cifar10": "colour photographs",
 }
 BENCHMARK_NAMES = tuple(_BENCHMARKS)
-DATASET_NAMES = ("digits", *COUNTED_NAMES, *BENCHMARK_NAMES, "binarized-mnist")
+DATASET_NAMES = ("digits", *COUNTED_NAMES, *BENCHMARK_NAMES, "binarized-mnist", *TEXT_NAMES)
 
 
 def _benchmark(name: str, root: Path) -> DatasetInfo:
@@ -121,3 +129,8 @@ def _binarized_mnist(root: Path) -> DatasetInfo:
     train, valid, test = BINARIZED_SPLIT.values()
     where, text = str(root / "binarized_mnist"), "MNIST in zeros and ones, as in Larochelle & Murray (2011)"
     return DatasetInfo("binarized-mnist", (train, valid, test), (1, 28, 28), 2, None, (), here, where, text)
+
+
+def _sea_log() -> DatasetInfo:
+    text = "sentences of a harbour, by characters; sea-log:words by words"
+    return DatasetInfo("sea-log", (577, 71, 71), (66,), 45, None, (), True, "with this package", text)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ class ImageData:
     `levels` is the number of grey levels of the images that a model sees (2 after any binarization), None
     for points in the plane; `image_shape` is (c, h, w), or (2,) for points; `factor_names` is empty where
     no generative factors are known. Toys of known density carry `log_density` ((b 2) → (b), in nats) and
-    their `modes`.
+    their `modes`. Texts carry their `vocabulary`; their shape is (length,), their levels its symbols.
     """
 
     name: str
@@ -107,13 +108,27 @@ class ImageData:
     factor_names: tuple[str, ...] = ()
     log_density: Callable[[Float[Tensor, "b 2"]], Float[Tensor, "b"]] | None = None
     modes: Modes | None = None
+    vocabulary: tuple[str, ...] | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Labels are 0 … num_classes − 1; None where there are none."""
+        labels = [split.labels for split in (self.train, self.valid, self.test) if split.labels is not None]
+        return max(int(part.max()) for part in labels) + 1 if labels else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a model is built for."""
+        names = ("image_shape", "levels", "num_classes", "vocabulary")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
 class RawData:
     """What a loader returns: all images in one storage, and the rows of train, valid and test.
 
-    `images` is a uint8 tensor `n c h w`, a memory-mapped uint8 array of that shape, or float32 points `n 2`.
+    `images` is a uint8 tensor `n c h w`, a memory-mapped uint8 array of that shape, or float32 points `n 2`;
+    or numbered symbols `n length` of a `vocabulary`.
     """
 
     images: Tensor | np.ndarray
@@ -123,6 +138,7 @@ class RawData:
     factors: dict[str, Tensor] | None = None
     log_density: Callable[[Float[Tensor, "b 2"]], Float[Tensor, "b"]] | None = None
     modes: Modes | None = None
+    vocabulary: tuple[str, ...] | None = None
 
 
 def random_splits(count: int, valid: int, test: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,6 +177,8 @@ def assemble(name: str, raw: RawData, binarize: str) -> ImageData:
         UserError: an unknown binarization, or one that makes no sense for these data.
     """
     check_binarize(binarize, raw.levels, name)
+    if raw.vocabulary is not None and binarize != "none":
+        raise UserError(f"{name} is a text, which has no grey levels to binarize: leave binarize at 'none'")
     fixed, dynamic = None, None
     if binarize != "none" and raw.levels is not None and raw.levels > 2:
         # Under "dynamic" valid and test are drawn once, so that two evaluations score the same images.
@@ -180,6 +198,7 @@ def assemble(name: str, raw: RawData, binarize: str) -> ImageData:
         factor_names=tuple(raw.factors or ()),
         log_density=raw.log_density,
         modes=raw.modes,
+        vocabulary=raw.vocabulary,
     )
 
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from probgen.errors import UserError
+
 EPOCHS_APART = 1_000_003  # seeds of two runs meet only after that many epochs
 
 
@@ -24,8 +26,10 @@ class Images(Protocol):
 class TensorImages:
     """A tensor as `Images`."""
 
-    def __init__(self, images: Shaped[Tensor, "n *shape"]) -> None:
-        self.images = images
+    def __init__(self, images: Shaped[Tensor, "n *shape"], labels: Int64[Tensor, "*labels"] | None = None) -> None:
+        if labels is not None and labels.shape != images.shape[:1]:
+            raise UserError(f"labels of shape {tuple(labels.shape)} came, expected {(len(images),)}, one for an image")
+        self.images, self.labels = images, labels
 
     def __len__(self) -> int:
         return len(self.images)

@@ -31,6 +31,8 @@ class Factor:
     role: `latent`, `summed out` (latent, marked for enumeration and unknown to the guide), `observed`, or
         `deterministic` (a function of its parents, no density).
     distribution: its name; shape: of one value; plates: names of the plates around it.
+    chain: whether the distribution is itself a product of conditionals, Π_i p(x_i | x_<i); `label`: the name of a
+        label that it sums over.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Factor:
     distribution: str
     shape: tuple[int, ...]
     plates: tuple[str, ...]
+    chain: bool = False
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Equation:
         """log p(x) as the ELBO's two terms and the third, or exactly where nothing is latent."""
         left = f"{style.log} {style.density('p', self.observed)}"
         if not self.latent:
-            return f"{left} = {' + '.join(f'{style.log} {part}' for part in self.likelihood(style))}"
+            return f"{left} = {' + '.join(map(style.log_of, self.likelihood(style)))}"
         first, second, third = self.terms(style)
         return f"{left} = {first} {style.minus} {second} + {third}"
 
@@ -109,7 +113,7 @@ class Equation:
         guide = style.density("q", self.latent, self.observed)
         prior = style.density("p", self.latent)
         posterior = style.density("p", self.latent, self.observed)
-        logs = " + ".join(f"{style.log} {part}" for part in self.likelihood(style))
+        logs = " + ".join(map(style.log_of, self.likelihood(style)))
         return style.expect(logs), style.kl(guide, prior), style.kl(guide, posterior)
 
     def likelihood(self, style: "Unicode | Latex") -> list[str]:
@@ -147,6 +151,7 @@ class Unicode:
     """Formulas as plain text."""
 
     log, minus, bar, dot = "log", "−", " | ", " · "
+    every, all_of = "Π_i ", "Σ_i "
 
     def name(self, name: str) -> str:
         """A site's symbol."""
@@ -158,8 +163,23 @@ class Unicode:
         return f"{letter}({', '.join(map(self.name, names))}{right})"
 
     def factor(self, letter: str, factor: Factor) -> str:
-        """`p(x | parents)`."""
-        return self.density(letter, [factor.name], factor.parents)
+        """`p(x | parents)`, or by the chain rule `Π_i p(x_i | x_<i, parents)`."""
+        if not factor.chain:
+            return self.density(letter, [factor.name], factor.parents)
+        labels = (factor.label,) if factor.label else ()
+        before = self.bar + ", ".join([self.entry(factor.name, "<i"), *map(self.name, (*factor.parents, *labels))])
+        product = f"{self.every}{letter}({self.entry(factor.name, 'i')}{before})"
+        return self.total(labels, f"{self.density(letter, labels)} {product}") if labels else product
+
+    def entry(self, name: str, index: str) -> str:
+        """`x_i`, and `x_<i`: all before it."""
+        return f"{self.name(name)}_{index}"
+
+    def log_of(self, product: str) -> str:
+        """`log …`; of a product over i the sum of the logarithms."""
+        if product.startswith(self.every):
+            return f"{self.all_of}{self.log} {product.removeprefix(self.every)}"
+        return f"{self.log} {product}"
 
     def product(self, letter: str, factors: Sequence[Factor]) -> str:
         """`p(z) · p(x | z)`."""
@@ -187,12 +207,20 @@ class Latex(Unicode):
     """Formulas for a page."""
 
     log, minus, bar, dot = "\\log", "-", " \\mid ", "\\, "
+    every, all_of = "\\prod_i ", "\\sum_i "
 
     def name(self, name: str) -> str:
         """`z_1` as z with an index, `mu` as the Greek letter, longer words upright."""
         stem, _, index = name.partition("_")
         stem = f"\\{stem}" if stem in GREEK else stem if len(stem) == 1 else f"\\mathrm{{{stem}}}"
         return f"{stem}_{{{index.replace('_', ',')}}}" if index else stem
+
+    def entry(self, name: str, index: str) -> str:
+        """`x_i`, `x_{<i}`; of a name that has an index, `x_{1,i}`."""
+        own = self.name(name)
+        if own.endswith("}") and "_{" in own:
+            return f"{own[:-1]},{index}}}"
+        return f"{own}_{index}" if len(index) == 1 else f"{own}_{{{index}}}"
 
     def total(self, names: Sequence[str], product: str) -> str:
         """`Σ_c …`."""
@@ -269,4 +297,6 @@ def describe(name: str, node: dict[str, Any], order: Sequence[str]) -> Factor:
         type(base).__name__,
         tuple(value.shape[value.dim() - event :]),
         tuple(f.name for f in node["cond_indep_stack"]),
+        bool(getattr(base, "is_chain", False)),
+        getattr(base, "label_name", None),
     )

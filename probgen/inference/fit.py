@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pyro
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 
 from probgen.errors import UserError
@@ -29,13 +29,15 @@ def fit(
     ema: float | None = None,
     patience: int | None = None,
     valid: Shaped[Tensor, "m *shape"] | None = None,
+    labels: Int64[Tensor, "*labels"] | None = None,
     progress: bool = True,
 ) -> list[Record]:
     """Maximize the mean ELBO of `images` under the pair, by Adam on batches.
 
     pair: any object with Pyro programs `model(x)` and `guide(x)`. images: n c h w, whole numbers
     0 … levels − 1, or real vectors n d. steps or epochs: how long (default: 50 epochs). See `TrainConfig`
-    for the rest. valid: images on which the bound is validated, needed for `patience`.
+    for the rest. valid: images on which the bound is validated, needed for `patience`. labels: of the images, for
+    a pair that takes them.
 
     Returns the history: records with `step`, `split` (`train`, `valid`), `loss`, `elbo`, `log_likelihood`,
     `kl`, in nats per image. The pair is left in `eval()` mode.
@@ -54,8 +56,9 @@ def fit(
     pyro.set_rng_seed(seed)
     device = device_of(pair)
     check_pair(pair, as_real(images[:3]).to(device))
-    initialize(pair, TensorImages(images))
-    trainer = Trainer(pair, TensorImages(images), config, device)
+    shown = TensorImages(images, labels)
+    initialize(pair, shown)
+    trainer = Trainer(pair, shown, config, device)
     loop = Loop(trainer, valid=valid, quiet=not progress)
     history = loop.run()
     trainer.load_weights(loop.final_weights())

@@ -52,8 +52,10 @@ class RecordingMeanFieldELBO(Recording, TraceMeanField_ELBO):
     """Pyro's `TraceMeanField_ELBO`: the KL term in closed form."""
 
 
-def step_objective(pair: Any) -> Callable[[Tensor], StepTerms]:
+def step_objective(pair: Any) -> Callable[..., StepTerms]:
     """The function x ↦ loss and terms that the pair's `objective` asks for; a new one for each pair.
+
+    It takes (x, labels) for a pair that takes labels: both are then observed.
 
     Pyro's ELBO objects remember the plates of the first model they see: none is shared between pairs. Whether the
     pair has sites that are marked for enumeration is seen at the first call.
@@ -70,14 +72,14 @@ def step_objective(pair: Any) -> Callable[[Tensor], StepTerms]:
     )
     steps = {
         True: lambda x: enumerated_step(pair, x, objective.num_particles),
-        False: lambda x: elbo_step(pair, elbo, x, objective.num_particles),
+        False: lambda *x: elbo_step(pair, elbo, objective.num_particles, *x),
     }
     found: list[bool] = []
 
-    def step(x: Tensor) -> StepTerms:
+    def step(*x: Tensor) -> StepTerms:
         if not found:
-            found.append(has_marks(pair, x[:2]))
-        return steps[found[0]](x)
+            found.append(has_marks(pair, x[0][:2]))
+        return steps[found[0]](*x)
 
     return step
 
@@ -103,11 +105,11 @@ def enumerated_step(pair: Any, x: Float[Tensor, "b *shape"], num_particles: int)
     return StepTerms(kl - log_likelihood, terms)
 
 
-def elbo_step(pair: Any, elbo: ELBO, x: Float[Tensor, "b *shape"], num_particles: int) -> StepTerms:
-    """Pyro's loss over the batch, divided by its size, and the terms from the traces it drew."""
+def elbo_step(pair: Any, elbo: ELBO, num_particles: int, *x: Tensor) -> StepTerms:
+    """Pyro's loss over the batch (images, and labels where the pair takes them) by its size, and its traces' terms."""
     elbo.traces = []
-    loss = elbo.differentiable_loss(pair.model, pair.guide, x) / len(x)
-    draws = len(x) * num_particles
+    loss = elbo.differentiable_loss(pair.model, pair.guide, *x) / len(x[0])
+    draws = len(x[0]) * num_particles
     log_likelihood = sum(
         node["log_prob_sum"].detach()
         for model_trace, _ in elbo.traces

@@ -153,4 +153,5 @@ def mean_of(fn: Any, value: Tensor) -> Tensor:
     try:
         return fn.mean.expand(value.shape)
     except (NotImplementedError, AttributeError):
-        return fn.sample(torch.Size([DRAWS_FOR_A_MEAN])).mean(0).expand(value.shape)
+        draws = getattr(fn, "draws_for_a_mean", DRAWS_FOR_A_MEAN)
+        return fn.sample(torch.Size([draws])).mean(0).expand(value.shape)

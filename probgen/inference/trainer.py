@@ -58,7 +58,7 @@ class TrainConfig:
         return self.lr * rising * falling[self.schedule]
 
 
-def trainable_parameters(pair: Any, x: Tensor) -> list[Tensor]:
+def trainable_parameters(pair: Any, *x: Tensor) -> list[Tensor]:
     """The pair's own parameters, and those its programs made with `pyro.param`.
 
     An object that is no `nn.Module` is searched for modules among its attributes.
@@ -66,7 +66,7 @@ def trainable_parameters(pair: Any, x: Tensor) -> list[Tensor]:
     found = [p for module in modules_of(pair) for p in module.parameters()]
     silent = pyro.validation_enabled(False)  # a loss that is no number is told by the step that meets it
     with torch.random.fork_rng(), torch.no_grad(), silent, poutine.trace(param_only=True) as capture:
-        poutine.replay(pair.model, trace=poutine.trace(pair.guide).get_trace(x))(x)
+        poutine.replay(pair.model, trace=poutine.trace(pair.guide).get_trace(*x))(*x)
     found += [node["value"].unconstrained() for node in capture.trace.nodes.values()]
     unique = list({id(p): p for p in found}.values())
     if not any(p.requires_grad for p in unique):
@@ -89,15 +89,22 @@ class Trainer:
     def __init__(self, pair: Any, images: Images, config: TrainConfig, device: torch.device | str = "cpu") -> None:
         self.pair, self.images, self.config, self.device = pair, images, config, torch.device(device)
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
-        self.parameters = trainable_parameters(pair, self.batch(0))
+        self.parameters = trainable_parameters(pair, *self.batch(0))
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, fused=True)
         self.objective = step_objective(pair)
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
         self.steps_done = 0
 
-    def batch(self, step: int) -> Tensor:
-        """The images of a step, on the device, as floating-point whole numbers."""
-        return as_real(self.images.batch(self.order.rows(step)).to(self.device))
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """The images of a step, on the device, as floating-point whole numbers; and their labels, to a pair of both."""
+        rows = self.order.rows(step)
+        x = as_real(self.images.batch(rows).to(self.device))
+        if not getattr(self.pair, "takes_labels", False):
+            return (x,)
+        labels = getattr(self.images, "labels", None)
+        if labels is None:
+            raise UserError(f"{type(self.pair).__name__} takes labels, but the training images came without")
+        return x, labels[rows.to(labels.device)].to(self.device)
 
     def step(self) -> dict[str, Any]:
         """Take one gradient step; gives the batch's terms (see `StepTerms`) and the learning rate.
@@ -112,7 +119,7 @@ class Trainer:
             group["lr"] = lr
         self.optimizer.zero_grad()
         with pyro.validation_enabled(False):
-            step = self.objective(self.batch(self.steps_done))
+            step = self.objective(*self.batch(self.steps_done))
         self.check_finite(step)
         step.loss.backward()
         if self.config.clip_norm is not None:

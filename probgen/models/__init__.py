@@ -3,7 +3,23 @@
 from probgen.models.autoencoder import Autoencoder
 from probgen.models.contracts import Kind, Objective
 from probgen.models.gaussian import MultivariateGaussian
+from probgen.models.language import LanguageModel
+from probgen.models.pixelcnn import GatedPixelCNN, PixelCNN
+from probgen.models.pixelrnn import DiagonalBiLSTM, RasterLSTM, RowLSTM
 from probgen.models.ppca import ProbabilisticPCA
 from probgen.models.vae import VAE
 
-__all__ = ["VAE", "Autoencoder", "Kind", "MultivariateGaussian", "Objective", "ProbabilisticPCA"]
+__all__ = [
+    "VAE",
+    "Autoencoder",
+    "DiagonalBiLSTM",
+    "GatedPixelCNN",
+    "Kind",
+    "LanguageModel",
+    "MultivariateGaussian",
+    "Objective",
+    "PixelCNN",
+    "ProbabilisticPCA",
+    "RasterLSTM",
+    "RowLSTM",
+]

@@ -22,9 +22,15 @@ MODELS = {
     "ppca": "probgen.models.ppca:ProbabilisticPCA",
     "autoencoder": "probgen.models.autoencoder:Autoencoder",
     "vae": "probgen.models.vae:VAE",
+    "pixelcnn": "probgen.models.pixelcnn:PixelCNN",
+    "gated-pixelcnn": "probgen.models.pixelcnn:GatedPixelCNN",
+    "row-lstm": "probgen.models.pixelrnn:RowLSTM",
+    "diagonal-bilstm": "probgen.models.pixelrnn:DiagonalBiLSTM",
+    "raster-lstm": "probgen.models.pixelrnn:RasterLSTM",
+    "language": "probgen.models.language:LanguageModel",
 }
 PLAIN_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-DATA_PARAMETERS = ("image_shape", "levels")  # given by the data, not by the user
+DATA_PARAMETERS = ("image_shape", "levels", "num_classes", "vocabulary")  # given by the data, not by the user
 
 
 @dataclass(frozen=True)
@@ -178,15 +184,17 @@ def convert(option: Option, value: Any) -> Any:
         raise UserError(f"option {option.name}={value!r} came, expected {expected}{why}") from error
 
 
-def build(cls: type, image_shape: Sequence[int], levels: int | None, options: Mapping[str, Any]) -> Any:
-    """A model for data of that shape and number of levels.
+def build(cls: type, image_shape: Sequence[int], levels: int | None, options: Mapping[str, Any], **known: Any) -> Any:
+    """A model for data of that shape and number of levels; `known` is what else is, e.g. `num_classes`.
 
-    A constructor is given `image_shape` and `levels` if it names them. Raises UserError for options that do
+    A constructor is given `image_shape`, `levels` and the rest if it names them. Raises UserError for options that do
     not fit, or for a user's constructor that fails.
     """
     arguments = check_options(cls, options)
     names = inspect.signature(cls).parameters
-    given = {"image_shape": tuple(image_shape), "levels": levels}
+    if known.get("vocabulary") is not None and "vocabulary" not in names:
+        raise UserError(f"{cls.__name__} is no model of text, but the data are: train the model language on them")
+    given = {"image_shape": tuple(image_shape), "levels": levels, **known}
     arguments |= {name: value for name, value in given.items() if name in names}
     try:
         return cls(**arguments)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from probgen.models.contracts import Kind, Objective
 from probgen.models.likelihoods import Likelihood, LikelihoodName, choose_likelihood
 from probgen.models.networks import Activation, Hidden, Network, decoder, encoder, scaled
+from probgen.models.pixel_likelihood import PixelCNNLikelihood
 
 
 class VAE(nn.Module):
@@ -33,7 +34,9 @@ class VAE(nn.Module):
     hidden: layer widths of the mlp, channels of the conv network (from the image inwards).
     activation: between layers.
     likelihood: p(x | z). `bernoulli` (binary data only), `gaussian` (μ and σ per pixel; uniformly
-        dequantized), `categorical`, `discretized-logistic`; without it the usual one for the data.
+        dequantized), `categorical`, `discretized-logistic`; without it the usual one for the data. With these
+        pixels are independent given z; with `pixelcnn` each is also conditioned on those before it.
+    pixelcnn_features, pixelcnn_blocks: size of that PixelCNN; it should not see so far that it needs no z.
     kl: KL(q ‖ p) in `closed-form`, or `sampled`, log q(z | x) − log p(z) at the drawn z.
     beta: weight of the KL in training (Higgins et al. 2017). Evaluation is always at 1.
     kl_warmup: training steps over which the weight rises linearly to beta (Sønderby et al. 2016).
@@ -53,7 +56,9 @@ class VAE(nn.Module):
         network: Network = "mlp",
         hidden: Hidden = (256, 256),
         activation: Activation = "relu",
-        likelihood: LikelihoodName | None = None,
+        likelihood: LikelihoodName | Literal["pixelcnn"] | None = None,
+        pixelcnn_features: Annotated[int, Field(ge=1, le=10_000)] = 16,
+        pixelcnn_blocks: Annotated[int, Field(ge=1, le=1000)] = 2,
         kl: Literal["closed-form", "sampled"] = "closed-form",
         beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
         kl_warmup: Annotated[int, Field(ge=0)] = 0,
@@ -62,7 +67,13 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape, self.levels, self.latent_dim = tuple(image_shape), levels, latent_dim
-        self.likelihood = Likelihood(choose_likelihood(likelihood, levels), levels, len(self.image_shape))
+        self.likelihood: Likelihood | PixelCNNLikelihood
+        if likelihood == "pixelcnn":
+            self.likelihood = PixelCNNLikelihood(
+                image_shape, levels, features=pixelcnn_features, blocks=pixelcnn_blocks
+            )
+        else:
+            self.likelihood = Likelihood(choose_likelihood(likelihood, levels), levels, len(self.image_shape))
         self.encoder = encoder(network, self.image_shape, 2 * latent_dim, hidden, activation)
         self.decoder = decoder(network, latent_dim, self.image_shape, self.likelihood.channels, hidden, activation)
         self.objective = Objective(objective, kl, num_particles)
