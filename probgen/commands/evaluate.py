@@ -142,10 +142,12 @@ def estimates_of(
         return {}
     estimates: dict[str, Estimate] = {}
     if kind is Kind.TRACTABLE:
-        estimates["log_prob"] = exact(pair.log_prob, images)
+        estimates["log_prob"] = exact(pair.log_prob, images, progress=not quiet)
+        if not elbo_terms(pair.model, pair.guide, images[:1]).latent:
+            return estimates
     terms = elbo_terms(pair.model, pair.guide, images, particles if method == "elbo" else 1)
     if not terms.latent:
-        return estimates or {"log_prob": terms.estimate}
+        return {"log_prob": terms.estimate}
     estimates["elbo"] = terms.estimate
     if method != "elbo":
         estimates["iwae"] = iwae(pair.model, pair.guide, images, particles, progress=not quiet)

@@ -21,6 +21,8 @@ from probgen.distributions.causality import check_once
 from probgen.distributions.conditionals import Conditional
 from probgen.errors import UserError
 
+MOST_VALUES = 2**18  # pixels times channels scored at once where no gradient is wanted: more would only take memory
+
 
 class FactoredImage(TorchDistribution):
     """p(x | context) = Π_i p(x_i | x_<i, context), over images c h w of whole numbers 0 … levels − 1.
@@ -99,9 +101,14 @@ class FactoredImage(TorchDistribution):
         if self._validate_args:
             check_levels(value, self.conditional.levels)
         x = value.expand(*batch, *self.event_shape).reshape(batch.numel(), *self.event_shape)
-        x = x.to(self.example)
-        numbers = self.numbers(x, self.flat_context(batch))
-        return self.conditional.log_prob(numbers, x).reshape(*batch, *self.event_shape)
+        x, context = x.to(self.example), self.flat_context(batch)
+        size = max(1, MOST_VALUES // self.event_shape.numel()) if not torch.is_grad_enabled() else max(1, len(x))
+        contexts = [None] * -(-len(x) // size) if context is None else context.split(size)
+        maps = [
+            self.conditional.log_prob(self.numbers(part, c), part)
+            for part, c in zip(x.split(size), contexts or [context], strict=True)
+        ]
+        return torch.cat(maps).reshape(*batch, *self.event_shape)
 
     def numbers(self, x: Float[Tensor, "b c h w"], context: Tensor | None = None) -> Float[Tensor, "b n c h w"]:
         """The numbers of every conditional, given the pixels before it: the network sees levels scaled to [−1, 1]."""

@@ -7,7 +7,7 @@ from probgen.inference.diagnostics import diagnose
 from probgen.inference.elbo import elbo_terms
 from probgen.inference.equation import Equation, equation
 from probgen.inference.estimates import Estimate, bits_per_dim
-from probgen.inference.evidence import exact, iwae
+from probgen.inference.evidence import entropy, exact, iwae
 from probgen.inference.fit import fit
 from probgen.inference.gaps import inference_gaps
 from probgen.inference.gradients import compare_gradients
@@ -29,6 +29,7 @@ __all__ = [
     "compare_gradients",
     "diagnose",
     "elbo_terms",
+    "entropy",
     "equation",
     "exact",
     "fit",

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+from torch.distributions import Distribution
 
 from probgen.console import track
 from probgen.errors import UserError
@@ -77,9 +78,31 @@ def log_weights(
 
 
 @torch.no_grad()
-def exact(log_prob: Callable[[Tensor], Tensor], x: Shaped[Tensor, "b *shape"], *, chunk_size: int = 1024) -> Estimate:
+def exact(
+    log_prob: Callable[[Tensor], Tensor],
+    x: Shaped[Tensor, "b *shape"],
+    *,
+    chunk_size: int = 256,
+    progress: bool = False,
+) -> Estimate:
     """log p(x) of a tractable density, from its own `log_prob`."""
     check_images(x)
     with evaluating(log_prob):
-        per_image = torch.cat([log_prob(as_real(part)) for part in x.split(chunk_size)])
+        parts = track(x.split(chunk_size), "log p(x)", quiet=not progress)
+        per_image = torch.cat([log_prob(as_real(part)) for part in parts])
     return Estimate.of(per_image, "exact")
+
+
+@torch.no_grad()
+def entropy(density: Distribution, num_samples: int = 1000) -> Estimate:
+    """H(p) = E_p[−log p(x)] in nats, the mean of independent draws: unbiased, with its standard error.
+
+    density: one that can be drawn from and scored, with an empty batch shape.
+
+    Raises UserError for fewer than two draws, which have no error, or for a batch of densities.
+    """
+    if num_samples < 2:
+        raise UserError(f"num_samples={num_samples} came, expected 2 or more")
+    if density.batch_shape:
+        raise UserError(f"a batch of densities of shape {tuple(density.batch_shape)} came, expected one")
+    return Estimate.of(-density.log_prob(density.sample(torch.Size([num_samples]))), "estimate")

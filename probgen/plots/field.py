@@ -13,8 +13,7 @@ def field_figure(strength: Tensor, row: int, column: int) -> Figure:
     values = strength.double().cpu().numpy()
     shown = np.ma.masked_less_equal(values, 0)
     image = axis.imshow(shown, norm=LogNorm(vmin=1e-4, vmax=1, clip=True), cmap="Blues", interpolation="nearest")
-    axis.plot([column], [row], marker="s", color="crimson", markersize=7, linestyle="none", label="the pixel")
-    axis.set(title="what one pixel's distribution depends on", xlabel="column", ylabel="row")
-    axis.legend(loc="lower right", fontsize=8)
+    axis.plot([column], [row], marker="s", color="crimson", markersize=7, linestyle="none")
+    axis.set(title="what the red pixel depends on", xlabel="column", ylabel="row")
     figure.colorbar(image, ax=axis, label="|gradient|, the largest 1", shrink=0.85)
     return figure
