@@ -95,8 +95,8 @@ NAMES = {
 def print_elbo(result: Mapping[str, Any]) -> None:
     """The pair's equation, the three terms of log p(x) with their numbers underneath, one row for each site."""
     console = stdout_console()
-    images = result["num_images"]
-    who = f"the mean of {images} {result['split']} images" if images > 1 else f"one {result['split']} image"
+    count, thing = result["num_images"], result.get("each", "image")
+    who = f"the mean of {count} {result['split']} {thing}s" if count > 1 else f"one {result['split']} {thing}"
     draws = f", {result['particles']} particle{'s' * (result['particles'] != 1)}" if result["particles"] else ""
     console.print(f"{result['model']} on {result['data']}, {who}{draws}, in nats\n", markup=False)
     console.print(as_rich(result))

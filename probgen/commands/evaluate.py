@@ -241,4 +241,6 @@ def elbo_run(
     terms = elbo_terms(opened.model.model, opened.model.guide, images, particles)
     if out is not None:
         save_picture(out, figure_png(terms.plot()))
-    return {"model": opened.run.config.model, "data": opened.run.config.data, "split": split} | terms.to_json()
+    head = {"model": opened.run.config.model, "data": opened.run.config.data, "split": split}
+    each = {} if opened.run.config.vocabulary is None else {"each": "sentence"}
+    return head | each | terms.to_json()

@@ -47,6 +47,7 @@ class FactoredSequence(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = False
+    is_chain = True  # a product of conditionals: how equations write it
 
     def __init__(
         self,

@@ -110,12 +110,13 @@ def three_terms(record: Mapping[str, Any]) -> list[str]:
 def as_rich(record: Mapping[str, Any]) -> RenderableType:
     """For a terminal."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column, side in (("term", "left"), ("nats per image", "right"), ("how", "left")):
+    for column, side in (("term", "left"), (f"nats per {record.get('each', 'image')}", "right"), ("how", "left")):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
     for row in rows(record):
         table.add_row(*map(Text, row), style="bold" if row.term in ("ELBO", "log p(x)") else None)
     known = bool(record["formulas"]["terms"])
-    head = [*record["equation"][: -1 if known else None], *([] if known else [""]), *three_terms(record)]
+    terms = three_terms(record)
+    head = [*record["equation"][: -1 if known else None], *([""] if terms and not known else []), *terms]
     foot = ["", *remarks(record)] if remarks(record) else []
     return Group(*(Text(line) for line in [*head, ""]), table, *(Text(line) for line in foot))
 
