@@ -112,7 +112,7 @@ def colour_images() -> Path:
 
 def pixel_run(model: str) -> tuple[object, ...]:
     """A small model that draws one pixel after the other."""
-    return (model, "--data", "digits", "--steps", 3, "--batch-size", 16, "--set", "features=4")
+    return (model, "--data", "digits", "--steps", 3, "--batch-size", 16, "--set", "features=8")
 
 
 RUNS = {
@@ -134,7 +134,7 @@ RUNS = {
 }
 PIXEL_RUNS = ("pixelcnn", "gated-pixelcnn", "row-lstm", "diagonal-bilstm", "raster-lstm")
 RUNS |= {name: functools.partial(pixel_run, name) for name in PIXEL_RUNS}
-RUNS["pixelcnn-label"] = lambda: (*pixel_run("pixelcnn"), "--set", "condition=label", "--set", "blocks=1")
+RUNS["pixelcnn-label"] = lambda: (*pixel_run("pixelcnn"), "--lr", 0.1, "--set", "condition=label", "--set", "blocks=1")
 RUNS["vae-pixelcnn"] = lambda: (*RUNS["vae"](), "--set", "likelihood=pixelcnn", "--set", "pixelcnn_features=4")
 IMAGE_RUNS = sorted(name for name in RUNS if not name.startswith("language"))
 

@@ -40,6 +40,8 @@ class Dropped(nn.Module):
 
 SMALL = ("--data", "digits", "--batch-size", 300, "--set", "latent_dim=2")
 VAE = ("vae", *SMALL, "--set", "hidden=16")
+PIXELS = ("--data", "digits", "--batch-size", 16, "--set", "features=4")
+FORCED = ("--set", "student_forcing=0.5", "--set", "forcing_warmup=4")
 CASES = {
     "grey": (*VAE, "--steps", 14),
     "dynamic binarization": (*VAE, "--steps", 14, "--binarize", "dynamic"),
@@ -66,6 +68,10 @@ CASES = {
     "points": ("vae", "--data", "ring:300", "--set", "hidden=16", "--batch-size", 64, "--steps", 14),
     "svi": ("gaussian", "--data", "digits", "--set", "estimator=svi", "--batch-size", 300, "--steps", 8),
     "sparse records": (*VAE, "--steps", 14),
+    "labels": ("gated-pixelcnn", *PIXELS, "--steps", 6, "--set", "condition=label", "--set", "blocks=1"),
+    "student forcing": ("raster-lstm", *PIXELS, "--steps", 6, *FORCED),
+    "student forcing, by rows": ("row-lstm", *PIXELS, "--steps", 6, *FORCED, "--set", "conditional=logistic-mixture"),
+    "student forcing, labels": ("diagonal-bilstm", *PIXELS, "--steps", 6, *FORCED, "--set", "condition=label"),
 }
 
 

@@ -62,7 +62,7 @@ def svi_steps(pair, elbo, trainer, num_steps, lr):
         return elbo.differentiable_loss(model, guide, x) / len(x)
 
     svi = SVI(model, pair.guide, pyro.optim.Adam({"lr": lr}), loss)
-    return [svi.step(trainer.batch(step)) for step in range(num_steps)]
+    return [svi.step(*trainer.batch(step)) for step in range(num_steps)]
 
 
 @pytest.mark.parametrize(("kl", "elbo"), [("sampled", Trace_ELBO), ("closed-form", TraceMeanField_ELBO)])
