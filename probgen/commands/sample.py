@@ -64,14 +64,14 @@ def sample_run(
         draw = partial(draw_means if mean else draw_samples, temperature=temperature)
     sizes = [min(CHUNK, num - start) for start in range(0, num, CHUNK)]
     images = torch.cat([draw(opened, size).cpu() for size in sizes])
-    if animate is not None:
-        write_atomic(animate, plots.film(frames))
     if out.suffix.lower() == ".npz":
         write_atomic(out, npz(images, opened.levels, whole=not mean))
     elif opened.levels is None:
         write_atomic(out, plots.points(images))
     else:
         write_atomic(out, plots.grid(images, opened.levels))
+    if animate is not None:
+        write_atomic(animate, plots.film(frames))
 
 
 def draw_samples(opened: OpenedRun, num: int, temperature: float) -> Tensor:

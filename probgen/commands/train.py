@@ -17,7 +17,7 @@ from probgen.console import stderr_console
 from probgen.data import ImageData, Split, load_data
 from probgen.errors import UserError
 from probgen.inference.checks import check_pair
-from probgen.inference.loop import Loop, validation_terms
+from probgen.inference.loop import Loop, in_words, validation_terms
 from probgen.inference.traces import as_real
 from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, initialize
 from probgen.models.registry import is_user_file
@@ -132,7 +132,7 @@ def validation_images(split: Split) -> Tensor:
 def tell(summary: Mapping[str, Any]) -> None:
     """How a run ended, for people, on stderr."""
     console, run = stderr_console(), summary["run"]
-    terms = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in summary["valid"].items())
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in in_words(summary["valid"]).items())
     model = f"{summary['model']} " if is_user_file(summary["model"]) else ""
     if summary["finished"]:
         option = f" --model {model}".rstrip() if model else ""

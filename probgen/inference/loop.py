@@ -176,6 +176,13 @@ def summary(history: list[Record]) -> str:
     """The last record's terms, short, for the progress bar."""
     if not history:
         return ""
-    last = history[-1]
-    names: list[str] = [name for name in ("elbo", "log_likelihood", "kl") if name in last] or ["loss"]
-    return " ".join(f"{name.replace('_', ' ')} {last[name]:.2f}" for name in names)
+    return " ".join(f"{name} {value:.2f}" for name, value in in_words(history[-1]).items())
+
+
+def in_words(terms: Record) -> Record:
+    """What to tell of a record: ELBO and its terms; log p(x) where nothing is latent; or what there is."""
+    if terms.get("kl") == 0:
+        return {"log p(x)": terms["elbo"]}
+    known = ("elbo", "log_likelihood", "kl", "active_units", "student_forced")
+    names: list[str] = [name for name in known if name in terms] or ["loss"]
+    return {name.replace("_", " "): terms[name] for name in names}

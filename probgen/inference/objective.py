@@ -22,7 +22,8 @@ from probgen.models.contracts import Objective
 class StepTerms:
     """A batch's loss, to be lowered, and what it is made of: nats per image, means over the batch.
 
-    loss: differentiable. terms: `log_likelihood`, `kl`, `elbo` (KL weight 1), `kl_weight`; detached.
+    loss: differentiable. terms: `log_likelihood`, `kl`, `elbo` (KL weight 1), `kl_weight`; of a pair that is
+        trained on its own draws only `student_forced`, which is none of these. Detached.
     traces: the (model, guide) traces behind them, for finding a site that went wrong.
     """
 
@@ -61,6 +62,8 @@ def step_objective(pair: Any) -> Callable[..., StepTerms]:
     pair has sites that are marked for enumeration is seen at the first call.
     """
     objective: Objective = getattr(pair, "objective", None) or Objective()
+    if getattr(pair, "takes_labels", False) and objective.bound != "elbo":
+        raise UserError(f"objective={objective.bound} came with a pair that takes labels: set objective=elbo")
     if objective.bound == "iwae":
         return lambda x: iwae_step(pair, x, objective.num_particles)
     vectorize = objective.num_particles > 1 and bool(getattr(pair, "broadcasts", False))
@@ -119,6 +122,8 @@ def elbo_step(pair: Any, elbo: ELBO, num_particles: int, *x: Tensor) -> StepTerm
     weight = float(getattr(pair, "kl_weight", 1.0))
     log_likelihood = torch.as_tensor(log_likelihood) / draws
     kl = (log_likelihood + loss.detach()) / weight
+    if getattr(pair, "student_forcing", 0.0) > 0:  # no density of x was scored, and so no bound on one
+        return StepTerms(loss, {"student_forced": -loss.detach()}, elbo.traces)
     terms = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "kl_weight": weight}
     return StepTerms(loss, terms, elbo.traces)
 

@@ -12,12 +12,16 @@ from probgen.plots.png import figure_png
 
 
 def curve(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """The training run: bound (or loss) on training batches and validation images, and its two terms."""
+    """The training run: bound (or loss) on training batches and validation images, and its two terms.
+
+    Of a model without latent sites the bound is log p(x) itself, and the only panel.
+    """
     splits = {name: [r for r in records if r["split"] == name] for name in ("train", "valid")}
     densities = any("elbo" in r for r in splits["valid"] or splits["train"])
-    terms = ("elbo", "log_likelihood", "kl") if densities else ("loss",)
+    exact = densities and all(r["kl"] == 0 for r in splits["valid"])
+    terms = ("elbo",) if exact else ("elbo", "log_likelihood", "kl") if densities else ("loss",)
     titles = {
-        "elbo": "ELBO",
+        "elbo": "log p(x), exact" if exact else "ELBO",
         "log_likelihood": "E log p(x | z)",
         "kl": "KL(q ‖ p)",
         "loss": "squared error",
