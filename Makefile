@@ -9,7 +9,7 @@ demo: $(VENV)/.installed  ## train every kind of model on real digits into demo/
 	$(BIN)/probgen demo --out demo
 
 test: $(VENV)/.installed  ## run the tests
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed  ## style
 	$(BIN)/ruff check .

@@ -142,7 +142,7 @@ def sample(
 def complete(
     run: RunPath,
     out: OutFile,
-    num: Annotated[int, typer.Option(help="How many images.")] = 8,
+    num: Annotated[int, typer.Option(help="How many images, evenly spread over the split.")] = 8,
     keep: Annotated[str, typer.Option(help="top, left (half), or a .png/.npy: its nonzero pixels are known.")] = "top",
     draws: Annotated[int, typer.Option(help="Completions of each image.")] = 6,
     label: Label = None,

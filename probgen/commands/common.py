@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from probgen.data import ImageData, load_data
+from probgen.data import ImageData, Split, load_data
 from probgen.errors import UserError
 from probgen.files import write_atomic
 from probgen.runs import Run, load
@@ -41,11 +41,22 @@ class OpenedRun:
 
     def split(self, name: str, data_dir: Path | None = None, num: int | None = None) -> Tensor:
         """The first `num` images of a split (all of them without it), on the run's device."""
-        if name not in ("train", "valid", "test"):
-            raise UserError(f"split {name!r} came, expected train, valid or test")
-        split = getattr(self.data(data_dir), name)
+        split = self.whole_split(name, data_dir)
         rows = torch.arange(len(split) if num is None else min(num, len(split)))
         return split.batch(rows).to(self.device)
+
+    def spread(self, name: str, num: int, data_dir: Path | None = None) -> tuple[Tensor, Tensor | None]:
+        """`num` images evenly spread over a split, and their labels: some files are sorted."""
+        split = self.whole_split(name, data_dir)
+        rows = torch.linspace(0, len(split) - 1, min(num, len(split))).round().long()
+        return split.batch(rows).to(self.device), None if split.labels is None else split.labels[rows]
+
+    def whole_split(self, name: str, data_dir: Path | None) -> Split:
+        """A split by its name."""
+        if name not in ("train", "valid", "test"):
+            raise UserError(f"split {name!r} came, expected train, valid or test")
+        split: Split = getattr(self.data(data_dir), name)
+        return split
 
 
 def open_run(path: Path, model: str | None, device: str, seed: int | None = None) -> OpenedRun:

@@ -90,8 +90,8 @@ def complete_run(
     need_pixels(opened, "complete")
     assert opened.levels is not None
     mask = known_pixels(keep, opened.image_shape)
-    images = as_real(opened.split(split, data_dir, num))
-    labels = labels_of(opened, split, label, len(images), data_dir)
+    chosen, own_labels = opened.spread(split, num, data_dir)
+    images, labels = as_real(chosen), labels_of(opened, label, own_labels, len(chosen))
     repeated = images.repeat(draws, 1, 1, 1)
     every_label = None if labels is None else labels.repeat(draws)
     drawn = draw_pixels(opened, len(repeated), label=every_label, given=repeated, mask=mask)
@@ -99,16 +99,15 @@ def complete_run(
     stderr_console().print(f"{out}: original, what is known, {draws} completions; {RASTER}", highlight=False)
 
 
-def labels_of(opened: OpenedRun, split: str, label: int | None, num: int, data_dir: Path | None) -> Tensor | None:
+def labels_of(opened: OpenedRun, label: int | None, own: Tensor | None, num: int) -> Tensor | None:
     """The labels to draw under: the chosen one, else the images' own, where the model takes labels."""
     if label is not None:
         return torch.full((num,), label)
     if not getattr(opened.model, "takes_labels", False):
         return None
-    own: Tensor | None = getattr(opened.data(data_dir), split).labels
     if own is None:
         raise UserError(f"{opened.run.config.data} has no labels any more, expected those of training: give --label")
-    return own[:num]
+    return own
 
 
 def known_pixels(keep: str, image_shape: tuple[int, ...]) -> Bool[Tensor, "h w"]:
