@@ -139,14 +139,12 @@ class FactoredSequence(TorchDistribution):
             stay as they are. Each drawn symbol is conditioned only on *earlier* ones: known symbols after it have no
             influence on it (and where an end is drawn before one, the sequence has probability zero).
         cached: each activation is computed once; False is the naive sampler, one pass of the network for each symbol.
-            Both give the same sequences from the same seed.
+            Both give the same sequences from the same seed. A network without `step` is sampled naively.
         temperature: divides the logits: below 1 nearer to the likeliest symbols; then no draws from this density.
 
-        Raises UserError for a mask without symbols or of another size, for what are no symbols, and for a network
-        without `step` that is to be sampled fast.
+        Raises UserError for a mask without symbols or of another size, and for what are no symbols.
         """
-        if cached and not hasattr(self.network, "step"):
-            raise UserError(f"{type(self.network).__name__} has no method step, which cached=True needs: cached=False")
+        cached = cached and hasattr(self.network, "step")
         shape = self._extended_shape(torch.Size(sample_shape))
         known = self.known(given, mask, shape)
         noise = torch.rand(shape[:-1].numel(), shape[-1], dtype=self.example.dtype, device=self.example.device)
