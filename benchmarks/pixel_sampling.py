@@ -21,9 +21,22 @@ from collections.abc import Callable
 import torch
 
 from probgen.distributions import Conditional, FactoredImage
-from probgen.layers import Cursor, GatedPixelCNNNetwork, PixelCNNNetwork
+from probgen.layers import (
+    Cursor,
+    DiagonalBiLSTMNetwork,
+    GatedPixelCNNNetwork,
+    PixelCNNNetwork,
+    RasterLSTMNetwork,
+    RowLSTMNetwork,
+)
 
-NETWORKS = {"pixelcnn": PixelCNNNetwork, "gated-pixelcnn": GatedPixelCNNNetwork}
+NETWORKS = {
+    "pixelcnn": lambda features, blocks: PixelCNNNetwork(SHAPE, 1, features=features, blocks=blocks),
+    "gated-pixelcnn": lambda features, blocks: GatedPixelCNNNetwork(SHAPE, 1, features=features, blocks=blocks),
+    "row-lstm": lambda features, blocks: RowLSTMNetwork(SHAPE, 1, features=features, layers=blocks),
+    "diagonal-bilstm": lambda features, blocks: DiagonalBiLSTMNetwork(SHAPE, 1, features=features, layers=blocks),
+    "raster-lstm": lambda features, blocks: RasterLSTMNetwork(SHAPE, 1, features=features, layers=blocks),
+}
 SHAPE = (1, 28, 28)
 PIXELS = 28 * 28
 
@@ -91,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="pixelcnn")
     parser.add_argument("--features", type=int, nargs="+", default=[32, 64, 128])
-    parser.add_argument("--blocks", type=int, default=15)
+    parser.add_argument("--blocks", type=int, default=15, help="residual blocks, or layers of a recurrent network")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--naive-pixels", type=int, default=10, help="so many pixels are timed naively")
@@ -102,7 +115,7 @@ def main() -> None:
     table = [["features", "one pass", "cached (range)", "naive", "cached / pass", "naive / cached", "memory of cache"]]
     for features in options.features:
         torch.manual_seed(0)
-        network = NETWORKS[options.network](SHAPE, 1, features=features, blocks=options.blocks)
+        network = NETWORKS[options.network](features, options.blocks)
         network = network.to(memory_format=torch.channels_last).eval()
         density = FactoredImage(network, Conditional("bernoulli", 2), SHAPE, check_network=False)
         pixels = PIXELS if options.naive_whole else options.naive_pixels

@@ -104,7 +104,7 @@ def sample(
     num: Annotated[int, typer.Option(help="How many images, or sentences.")] = 64,
     seed: Seed = 0,
     temperature: Annotated[
-        float, typer.Option(help="Factor on the spread of the Gaussian prior, or of each pixel.")
+        float, typer.Option(help="Factor on the spread of a Gaussian prior, or of each pixel's or word's distribution.")
     ] = 1.0,
     mean: Mean = False,
     label: Label = None,

@@ -10,7 +10,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TINY = ("--features", "2", "--blocks", "1", "--batch", "2", "--rounds", "1", "--naive-pixels", "2")
 
 
-@pytest.mark.parametrize("network", ["pixelcnn", "gated-pixelcnn"])
+@pytest.mark.parametrize("network", ["pixelcnn", "diagonal-bilstm"])
 def test_the_sampling_benchmark_prints_a_row_for_each_width(network):
     command = [sys.executable, BENCHMARKS / "pixel_sampling.py", "--network", network, *TINY]
     table = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()

@@ -26,7 +26,7 @@ def draw_progress(run: Run, pair: Any, data: ImageData, records: list[dict[str, 
     """Samples, reconstructions and the curve, where the model has them; the random state is left alone."""
     pictures: dict[str, bytes] = {}
     if any(r["split"] == "train" for r in records):
-        pictures["curve.png"] = plots.curve(records)
+        pictures["curve.png"] = plots.curve(records, "image" if data.vocabulary is None else "sentence")
     with own_randomness(VALIDATION_SEED):
         images = data.valid.batch(torch.arange(min(NUM_RECONSTRUCTIONS, len(data.valid))))
         if kind_of(pair) is not Kind.NONE:

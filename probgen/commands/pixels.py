@@ -139,7 +139,8 @@ def read_mask(file: Path) -> Bool[Tensor, "h w"]:
                 array = np.lib.format.read_array(opened, allow_pickle=False)
         else:
             with Image.open(file) as picture:
-                array = np.asarray(picture.convert("L"))
+                grey, alpha = np.asarray(picture.convert("LA")).transpose(2, 0, 1)
+                array = grey * (alpha > 0)  # what is transparent is not known
     except MemoryError:
         raise
     except Exception as error:  # each decoder raises its own kind on a broken file

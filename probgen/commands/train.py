@@ -58,7 +58,8 @@ def train(
         run.write_config() if resume else run.begin(overwrite=overwrite)
         summary = solved(run, pair, data) if trainer is None else climb(run, trainer, data, quiet)
     seconds = round(time.time() - started, 1)
-    return {"model": model or config.model, "run": str(out), **summary, "seconds": seconds}
+    each = "image" if data.vocabulary is None else "sentence"
+    return {"model": model or config.model, "run": str(out), "each": each, **summary, "seconds": seconds}
 
 
 def resumed(out: Path, model: str | None, given: Mapping[str, Any]) -> tuple[RunConfig, ImageData]:
@@ -137,7 +138,7 @@ def tell(summary: Mapping[str, Any]) -> None:
     if summary["finished"]:
         option = f" --model {model}".rstrip() if model else ""
         lines = [
-            f"trained {summary['model']} in {summary['seconds']:.0f} s; on validation images: {terms}",
+            f"trained {summary['model']} in {summary['seconds']:.0f} s; on validation {summary['each']}s: {terms}",
             f"look at {run}/pictures; next: probgen evaluate {run}{option}",
         ]
     else:

@@ -183,6 +183,6 @@ def in_words(terms: Record) -> Record:
     """What to tell of a record: ELBO and its terms; log p(x) where nothing is latent; or what there is."""
     if terms.get("kl") == 0:
         return {"log p(x)": terms["elbo"]}
-    known = ("elbo", "log_likelihood", "kl", "active_units", "student_forced")
+    known = ("elbo", "log_likelihood", "kl", "active_units", "student_forced", "joint")
     names: list[str] = [name for name in known if name in terms] or ["loss"]
     return {name.replace("_", " "): terms[name] for name in names}

@@ -23,7 +23,8 @@ class StepTerms:
     """A batch's loss, to be lowered, and what it is made of: nats per image, means over the batch.
 
     loss: differentiable. terms: `log_likelihood`, `kl`, `elbo` (KL weight 1), `kl_weight`; of a pair that is
-        trained on its own draws only `student_forced`, which is none of these. Detached.
+        trained on its own draws only `student_forced`, of one that is trained with labels `joint`, log p(x, y), which
+        are none of these. Detached.
     traces: the (model, guide) traces behind them, for finding a site that went wrong.
     """
 
@@ -124,6 +125,8 @@ def elbo_step(pair: Any, elbo: ELBO, num_particles: int, *x: Tensor) -> StepTerm
     kl = (log_likelihood + loss.detach()) / weight
     if getattr(pair, "student_forcing", 0.0) > 0:  # no density of x was scored, and so no bound on one
         return StepTerms(loss, {"student_forced": -loss.detach()}, elbo.traces)
+    if len(x) > 1:  # log p(x, y): another number than the log p(x) of validation
+        return StepTerms(loss, {"joint": -loss.detach()}, elbo.traces)
     terms = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "kl_weight": weight}
     return StepTerms(loss, terms, elbo.traces)
 

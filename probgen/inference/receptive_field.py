@@ -1,5 +1,6 @@
 """What a pixel's distribution looks at: ∂ (its numbers) / ∂ x_j for every pixel j, from the network itself."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ class ReceptiveField:
 
     @property
     def num_seen(self) -> int:
-        """How many of these it depends on."""
+        """How many of these it depends on: where the gradient is not zero."""
         return int((self.strength.flatten()[: self.num_earlier] > 0).sum())
 
     def to_json(self) -> dict[str, Any]:
@@ -77,5 +78,6 @@ def field_of(pair: Any) -> ReceptiveField | None:
     generator = torch.Generator().manual_seed(0)
     levels = pair.conditional.levels
     images = torch.randint(levels, (NUM_IMAGES, *pair.image_shape), generator=generator)
-    example = next(iter(pair.parameters()))
-    return receptive_field(pair.numbers, images.to(example), height - 1, width // 2)
+    precise = copy.deepcopy(pair).double().eval()  # what has come through many steps would vanish in float32
+    example = next(iter(precise.parameters()))
+    return receptive_field(precise.numbers, images.to(example), height - 1, width // 2)

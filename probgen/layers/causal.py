@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probgen.errors import UserError
 from probgen.layers.cursor import Cursor
 from probgen.layers.masks import MaskKind, causal_mask
 
@@ -32,6 +33,8 @@ class CausalConv2d(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], kind: MaskKind, channels: int = 1) -> None:
         super().__init__()
+        if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+            raise UserError(f"a kernel of {kernel[0]}×{kernel[1]} came, expected odd sides, which have a centre")
         self.above, self.aside = kernel[0] // 2, kernel[1] // 2
         self.kind, self.channels = kind, channels
         mask = causal_mask(kind, outputs, inputs, *kernel, channels)[:, :, : self.above + 1]

@@ -75,7 +75,8 @@ class ResidualBlock(nn.Module):
 class GatedPixelCNNNetwork(nn.Module):
     """Two stacks: a vertical one that sees all rows above, a horizontal one along the row that looks at the first.
 
-    Together they see every earlier pixel: no blind spot. The vertical stack is moved down by a row, once, at its
+    Together they see every earlier pixel within their reach, of as many rows and columns as all kernels together have
+    above their centres: no blind spot. The vertical stack is moved down by a row, once, at its
     input; from then on its features of a row may look at that row. Options as for `PixelCNNNetwork`.
     """
 

@@ -26,6 +26,7 @@ def odd(kernel: int) -> int:
 
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Kernel = Annotated[int, Field(ge=1, le=99), AfterValidator(odd)]
+FirstKernel = Annotated[int, Field(ge=3, le=99), AfterValidator(odd)]  # with mask A a side of 1 would see nothing
 
 
 class PixelCNN(Autoregressive):
@@ -52,7 +53,7 @@ class PixelCNN(Autoregressive):
         *,
         features: Count = 32,
         blocks: Annotated[int, Field(ge=0, le=1000)] = 5,
-        first_kernel: Kernel = 7,
+        first_kernel: FirstKernel = 7,
         kernel: Kernel = 5,
         conditional: ConditionalName | None = None,
         mixtures: Count = 10,
@@ -68,6 +69,7 @@ class PixelCNN(Autoregressive):
 class GatedPixelCNN(Autoregressive):
     """p(x) = Π_i p(x_i | x_<i), from a vertical and a horizontal stack: no blind spot.
 
+    That is, within its reach of first_kernel // 2 + blocks · (kernel // 2) rows up and columns aside.
     Options as for `PixelCNN`.
     """
 
@@ -79,7 +81,7 @@ class GatedPixelCNN(Autoregressive):
         *,
         features: Count = 32,
         blocks: Annotated[int, Field(ge=0, le=1000)] = 5,
-        first_kernel: Kernel = 7,
+        first_kernel: FirstKernel = 7,
         kernel: Kernel = 5,
         conditional: ConditionalName | None = None,
         mixtures: Count = 10,

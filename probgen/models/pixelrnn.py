@@ -18,7 +18,7 @@ from pydantic import Field
 from probgen.distributions.conditionals import ConditionalName
 from probgen.layers import DiagonalBiLSTMNetwork, RasterLSTMNetwork, RowLSTMNetwork
 from probgen.models.autoregressive import Autoregressive, Condition
-from probgen.models.pixelcnn import Count, Kernel
+from probgen.models.pixelcnn import Count, FirstKernel, Kernel
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Layers = Annotated[int, Field(ge=1, le=100)]
@@ -61,7 +61,7 @@ class RowLSTM(PixelRNN):
         *,
         features: Count = 32,
         layers: Layers = 2,
-        first_kernel: Kernel = 7,
+        first_kernel: FirstKernel = 7,
         kernel: Kernel = 3,
         conditional: ConditionalName | None = None,
         mixtures: Count = 10,
@@ -91,7 +91,7 @@ class DiagonalBiLSTM(PixelRNN):
         *,
         features: Count = 32,
         layers: Layers = 2,
-        first_kernel: Kernel = 7,
+        first_kernel: FirstKernel = 7,
         conditional: ConditionalName | None = None,
         mixtures: Count = 10,
         condition: Condition = "none",

@@ -10,15 +10,18 @@ from torch import Tensor
 
 from probgen.plots.png import figure_png
 
+OTHERS = {"student_forced": "train, student-forced", "joint": "train, log p(x, y)"}  # instead of the bound
 
-def curve(records: Sequence[Mapping[str, Any]]) -> bytes:
+
+def curve(records: Sequence[Mapping[str, Any]], each: str = "image") -> bytes:
     """The training run: bound (or loss) on training batches and validation images, and its two terms.
 
-    Of a model without latent sites the bound is log p(x) itself, and the only panel.
+    Of a model without latent sites the bound is log p(x) itself, and the only panel. What was trained on instead of
+    it is dashed. each: what one value is of, an image or a sentence.
     """
     splits = {name: [r for r in records if r["split"] == name] for name in ("train", "valid")}
     densities = any("elbo" in r for r in splits["valid"] or splits["train"])
-    exact = densities and all(r["kl"] == 0 for r in splits["valid"])
+    exact = densities and all(r["kl"] == 0 for r in records if "kl" in r)
     terms = ("elbo",) if exact else ("elbo", "log_likelihood", "kl") if densities else ("loss",)
     titles = {
         "elbo": "log p(x), exact" if exact else "ELBO",
@@ -32,14 +35,18 @@ def curve(records: Sequence[Mapping[str, Any]]) -> bytes:
         for name, colour in (("train", "tab:blue"), ("valid", "tab:orange")):
             points = [(r["step"], r[term]) for r in splits[name] if term in r]
             if points:
-                axis.plot(*zip(*points, strict=True), color=colour, label=name, lw=1.5)
+                marker = "o" if len(points) == 1 else None  # a line of one point would not be seen
+                axis.plot(*zip(*points, strict=True), color=colour, label=name, lw=1.5, marker=marker)
         values = [r[term] for r in records if term in r]
         if len(values) > 10:  # the first steps would flatten all that follows
             low, high = np.percentile(values, [4, 100] if term != "loss" else [0, 96])
             axis.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
         axis.set(title=titles[term], xlabel="step")
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("nats per image" if densities else "per image")
+    for term, name in OTHERS.items():
+        if others := [(r["step"], r[term]) for r in splits["train"] if term in r]:
+            axes[0][0].plot(*zip(*others, strict=True), color="tab:blue", label=name, lw=1.2, ls="--")
+    axes[0][0].set_ylabel(f"nats per {each}" if densities else f"per {each}")
     axes[0][0].legend(frameon=False)
     return figure_png(figure)
 
