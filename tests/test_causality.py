@@ -7,9 +7,10 @@ import pytest
 import torch
 from image_networks import BLIND_SPOT, CONTEXTS, NETWORKS, NO_BLIND_SPOT, build
 from laws import check_causal_gradients, check_reach, check_reaches_all, named
-from leaky_networks import ITSELF, TWINS, LinearNetwork, masked
+from leaky_networks import TWINS, LinearNetwork, masked
+from torch import nn
 
-from probgen.distributions import check_causal
+from probgen.distributions import Conditional, FactoredImage, check_causal
 from probgen.errors import UserError
 from probgen.layers.masks import spatial_mask
 
@@ -162,10 +163,48 @@ def test_a_leak_is_found_in_an_image_too_large_to_try_every_pixel():
     network = build("pixelcnn", (1, 28, 28), depth=1)
     check_causal(network, (1, 28, 28), EXAMPLE, most_places=16)
     network.first.mask[..., -1, 1] = 1
-    with pytest.raises(UserError, match=ITSELF):
+    with pytest.raises(UserError, match="depends on itself"):
         check_causal(network, (1, 28, 28), EXAMPLE, most_places=16)
 
 
+class Wrapped(nn.Module):
+    """A causal network with something added."""
+
+    def __init__(self, network, add):
+        super().__init__()
+        self.network, self.add = network, add
+
+    def forward(self, x, context=None):
+        return self.add(self.network(x), x)
+
+
+def one_pixel_more(y, x):
+    y[:, 0, 0, 13, 13] += 5 * x[:, 0, 13, 13]
+    return y
+
+
+def test_one_pixel_alone_that_sees_itself_is_found_wherever_it_is():
+    network = build("pixelcnn", (1, 28, 28), depth=1)
+    with pytest.raises(UserError, match="row 13, column 13 depends on itself"):
+        FactoredImage(Wrapped(network, one_pixel_more), Conditional("bernoulli", 2), (1, 28, 28))
+    FactoredImage(Wrapped(network, lambda y, x: y), Conditional("bernoulli", 2), (1, 28, 28))
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_a_small_leak_is_found_beside_a_large_offset(offset):
+    network = build("pixelcnn", (1, 4, 5)).float()
+    with pytest.raises(UserError, match="depends on itself"):
+        check_causal(lambda x: offset + 0.004 * x[:, None], (1, 4, 5))
+    check_causal(lambda x: offset + 0.004 * network(x), (1, 4, 5))
+
+
+@every_network
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_rounding_is_no_leak(name, scale):
+    network = build(name, (1, 9, 10), 2, depth=3, features=16).float()
+    check_causal(lambda x: scale * network(x), (1, 9, 10))
+
+
 def test_numbers_of_another_shape_are_refused():
-    with pytest.raises(UserError, match=r"the network gave shape \(1, 1, 2, 3\) .* expected \(1, n, 1, 2, 3\)"):
+    with pytest.raises(UserError, match=r"the network gave shape \(6, 1, 2, 3\) .* expected \(b, n, 1, 2, 3\)"):
         check_causal(lambda x: x, (1, 2, 3))

@@ -93,6 +93,17 @@ def test_log_masses_and_their_gradients_are_finite_in_float32(family):
         assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("raw_scale", [1e5, 1e20, 3e38])
+def test_the_gradients_of_the_widest_logistic_are_finite(raw_scale):
+    family = Conditional("logistic-mixture", 256, 1)
+    for value in (0.0, 100.0, 255.0):
+        numbers = torch.tensor([[0.0, 0.3, raw_scale]], requires_grad=True)
+        log_mass = family.log_prob(numbers, torch.tensor([value]))
+        (gradient,) = torch.autograd.grad(log_mass.sum(), numbers)
+        assert torch.isfinite(log_mass).all()
+        assert torch.isfinite(gradient).all()
+
+
 # --- draws
 
 
@@ -196,6 +207,32 @@ def test_a_temperature_divides_logits():
         check_sampler(draws, numbers[0].softmax(0))
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-50])
+def test_however_cold_a_draw_is_the_peak(temperature):
+    noise = torch.tensor([[0.5, 0.5]])
+    categorical, bernoulli = Conditional("categorical", 3), Conditional("bernoulli", 2)
+    for shift in (0.0, -100.0):
+        numbers = torch.tensor([[1.0, 2.0, 30.0]]) + shift
+        assert categorical.draw(numbers, noise[:, :1], temperature=temperature) == 2
+    assert bernoulli.draw(torch.tensor([[0.1], [-0.1]]), noise.T, temperature).tolist() == [1, 0]
+    assert torch.isfinite(bernoulli.draw(torch.zeros(1, 1), noise[:, :1], temperature)).all()
+    mixture = torch.tensor([[1.0, 2.0, -1.0, 0.25, 0.0, 0.0]])
+    assert Conditional("logistic-mixture", 9, 2).draw(mixture, noise, temperature) == 5
+
+
+@every_family
+def test_numbers_that_are_nan_give_no_level(family):
+    numbers = some_numbers(family, 4)
+    numbers[1] = torch.nan
+    drawn = family.draw(numbers, torch.rand(4, family.noise_size, dtype=torch.float64))
+    assert drawn.isnan().tolist() == [False, True, False, False]
+
+
+def test_a_weight_that_is_nan_gives_no_level_either():
+    numbers = torch.tensor([[torch.nan, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    assert Conditional("logistic-mixture", 9, 2).draw(numbers, torch.rand(1, 2)).isnan().all()
+
+
 # --- side by side
 
 
@@ -240,6 +277,19 @@ def test_too_many_logits_would_leave_mass_to_levels_that_do_not_exist():
 def test_fewer_than_two_levels_are_refused(levels):
     with pytest.raises(UserError, match=f"levels={levels} came, expected 2 or more"):
         Conditional("categorical", levels)
+
+
+def test_a_family_that_there_is_not_is_refused():
+    family = Conditional("categorical", 5)
+    object.__setattr__(family, "name", "gauss")  # called so, it is against the annotation
+    with pytest.raises(UserError, match="conditional=gauss came, expected one of bernoulli, categorical, logistic-mix"):
+        family.__post_init__()
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_a_mixture_of_none_is_refused(wrong):
+    with pytest.raises(UserError, match=f"mixtures={wrong} came, expected 1 or more"):
+        Conditional("logistic-mixture", 5, wrong)
 
 
 def test_a_bernoulli_of_grey_levels_is_refused():

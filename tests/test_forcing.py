@@ -15,6 +15,7 @@ from torch import nn
 import probgen.models.autoregressive as autoregressive
 from probgen.distributions import FactoredImage
 from probgen.distributions.forcing import GivenConditions, student_forced
+from probgen.errors import UserError
 from probgen.inference import elbo_terms, fit
 from probgen.inference.batches import TensorImages
 from probgen.inference.trainer import TrainConfig, Trainer
@@ -69,6 +70,16 @@ def test_given_conditions_draw_each_place_by_itself(name):
     masses = array(conditional.probabilities(numbers[:1]))[:, 0, 0, 0]
     both = np.outer(masses[:, 0], masses[:, 1]).ravel()
     check_sampler(conditional.levels * drawn[..., 0] + drawn[..., 1], both)
+
+
+@pytest.mark.parametrize("name", CONDITIONALS)
+@pytest.mark.parametrize("wrong", [-1.0, 0.5, 99.0, float("nan")])
+def test_given_conditions_refuse_values_that_are_no_levels(name, wrong):
+    conditional = CONDITIONALS[name]
+    numbers, x = torch.zeros(2, conditional.size, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    x[1, 0, 1, 1] = wrong
+    with pytest.raises(UserError, match=f"a pixel of value {wrong:g} came, expected whole numbers 0 to"):
+        GivenConditions(numbers, conditional).log_prob(x)
 
 
 # --- a share of 0, and one that is not

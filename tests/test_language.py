@@ -135,6 +135,25 @@ def test_student_forcing_changes_training_and_not_evaluation():
     assert all(math.isfinite(record["loss"]) for record in history)
 
 
+def test_dropout_is_for_training_only():
+    """What is exact, and what draws, is the same in both modes; and training is not."""
+    model, x = letters(dropout=0.5, layers=2), torch.randint(1, 4, (20, 6)).float()
+
+    def numbers():
+        torch.manual_seed(0)
+        return model.log_prob(x).detach(), torch.tensor(model.log_prob_of("abc")), model.sample(50)
+
+    exact = numbers()
+    model.train()
+    for came, expected in zip(numbers(), exact, strict=True):
+        check_equal(came, expected)
+    assert all(module.training for module in model.modules())
+    model.log_prob(x).sum().backward()
+    assert model.network.head.weight.grad.abs().sum() > 0
+    elbos = [float(poutine.trace(model.model).get_trace(x).log_prob_sum().detach()) for _ in range(2)]
+    assert elbos[0] != elbos[1]
+
+
 def test_the_share_of_own_draws_rises():
     model, shares = letters(student_forcing=0.5, forcing_warmup=4), []
     for model.training_step in range(6):

@@ -335,7 +335,8 @@ def test_completions_are_pictures(out):
     ("model", "args", "says"),
     [
         ("pixelcnn", ("--set", "kernel=4"), ("kernel='4'", "odd")),
-        ("gated-pixelcnn", ("--set", "first_kernel=2"), ("first_kernel='2'", "odd")),
+        ("gated-pixelcnn", ("--set", "first_kernel=4"), ("first_kernel='4'", "odd")),
+        ("row-lstm", ("--set", "first_kernel=1"), ("first_kernel='1'", "greater than or equal to 3")),
         ("row-lstm", ("--set", "kernel=0"), ("kernel='0'", "greater than or equal to 1")),
         ("raster-lstm", ("--set", "layers=0"), ("layers='0'", "greater than or equal to 1")),
         ("raster-lstm", ("--set", "blocks=2"), ("unknown option 'blocks'", "layers")),

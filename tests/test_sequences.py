@@ -1,6 +1,7 @@
 """The chain rule over symbols: it sums to one, each place sees only those before it, it draws what it scores."""
 
 import itertools
+import re
 
 import pyro
 import pytest
@@ -9,7 +10,7 @@ from laws import check_equal, check_estimate, check_sampler
 from pyro import poutine
 from torch import nn
 
-from probgen.distributions import FactoredSequence, StudentForcedSequence
+from probgen.distributions import FactoredSequence, StudentForcedSequence, sequences
 from probgen.distributions.conditionals import pick
 from probgen.errors import UserError
 from probgen.layers import LanguageLSTM
@@ -57,7 +58,7 @@ class SeesTheEnd(LanguageLSTM):
 class FeedsBackTheMode(FactoredSequence):
     """Broken sampler: the network goes on from the likeliest symbol, not from the one that was drawn."""
 
-    def draw(self, noise, context, known, cached, heat):
+    def draw(self, noise, context, known, cached, temperature):
         tokens, mode = torch.zeros(noise.shape, dtype=torch.long), torch.zeros(noise.shape, dtype=torch.long)
         for place in range(noise.shape[1]):
             logits = self.network(mode, context)[:, place]
@@ -135,6 +136,77 @@ def test_a_network_that_is_not_causal_is_refused(twin, place, length):
     FactoredSequence(LanguageLSTM(SYMBOLS, 8), length, SYMBOLS)
 
 
+class SeesOne(nn.Module):
+    """Its logits at `reader` are what it gives to the symbol at `place`, and an offset; the rest are their own."""
+
+    def __init__(self, place, reader, scale=1.0, offset=0.0, context_shape=None):
+        super().__init__()
+        self.place, self.reader, self.offset, self.context_shape = place, reader, offset, context_shape
+        self.table = nn.Parameter(scale * torch.eye(SYMBOLS).double())
+        self.inner = nn.Sequential(nn.Dropout(0.5))
+
+    def forward(self, tokens, context=None):
+        assert context is None or context.shape == (len(tokens), *self.context_shape)
+        logits = torch.arange(SYMBOLS).double().repeat(*tokens.shape, 1) + self.offset
+        seen = torch.zeros_like(logits)
+        seen[:, self.reader] = self.table[tokens[:, self.place]]
+        return logits + seen
+
+
+def test_a_leak_that_is_zero_at_first_is_found_as_soon_as_it_shows():
+    network = SeesOne(3, 1, scale=0.0)
+    FactoredSequence(network, LENGTH, SYMBOLS)
+    network.table.data = torch.eye(SYMBOLS).double()  # a step of training
+    with pytest.raises(UserError, match="the distribution of place 1 depends"):
+        FactoredSequence(network, LENGTH, SYMBOLS)
+
+
+def test_a_network_that_has_passed_is_not_looked_at_again():
+    network, calls = lstm(), []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    for expected in (1, 1):
+        FactoredSequence(network, LENGTH, SYMBOLS)
+        assert len(calls) == expected
+
+
+def test_a_leak_between_any_two_places_of_a_long_sequence_is_found():
+    for place in (98, 100, 101):
+        with pytest.raises(UserError, match=f"the distribution of place {place} depends"):
+            FactoredSequence(SeesOne(place, place), 300, SYMBOLS)
+        FactoredSequence(SeesOne(place - 1, place), 300, SYMBOLS)
+
+
+def test_of_a_very_long_sequence_some_places_are_tried(monkeypatch):
+    monkeypatch.setattr(sequences, "MOST_CHECKED", 30)
+    calls, network = [], SeesOne(7, 8)
+    network.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    FactoredSequence(network, 40, SYMBOLS)
+    assert calls == [31]
+    with pytest.raises(UserError, match="the distribution of place 0 depends"):
+        FactoredSequence(SeesOne(39, 0), 40, SYMBOLS)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_an_offset_of_the_logits_hides_no_leak_and_is_none(offset):
+    with pytest.raises(UserError, match="not causal"):
+        FactoredSequence(SeesOne(2, 2, scale=0.01, offset=offset), LENGTH, SYMBOLS)
+    network = SeesOne(2, 2, offset=offset)
+    network.table.data = offset + torch.arange(SYMBOLS).double()[:, None].expand(-1, SYMBOLS)  # the same to all symbols
+    FactoredSequence(network, LENGTH, SYMBOLS)
+
+
+def test_the_check_restores_the_mode_of_every_module():
+    network = SeesOne(0, 1)
+    network.inner.eval()
+    FactoredSequence(network, LENGTH, SYMBOLS)
+    assert [m.training for m in network.modules()] == [True, False, False]
+
+
+def test_a_context_of_any_shape_is_checked_with():
+    context = torch.zeros(5, 2, 3, 4).double()
+    assert FactoredSequence(SeesOne(0, 1, context_shape=(2, 3, 4)), LENGTH, SYMBOLS, context).batch_shape == (5,)
+
+
 def test_a_network_of_another_shape_is_refused():
     with pytest.raises(UserError, match=r"gave shape \(5, 4, 5\) .* expected \(5, 4, 3\)"):
         FactoredSequence(LanguageLSTM(5, 8), LENGTH, SYMBOLS)
@@ -146,10 +218,60 @@ def test_an_end_that_is_no_symbol_is_refused(end):
         density(end)
 
 
-@pytest.mark.parametrize("value", [[0.0, 1, 2, 3], [0, 1, 1.5, 2], [-1, 0, 0, 0]])
-def test_values_that_are_no_symbols_are_refused(value):
-    with pytest.raises(ValueError, match="support"):
+@pytest.mark.parametrize(("value", "which"), [([0.0, 1, 2, 3], "3"), ([0, 1, 1.5, 2], "1.5"), ([-1, 0, 0, 0], "-1")])
+def test_values_that_are_no_symbols_are_refused(value, which):
+    says = rf"a symbol of value {which} came, in sequences of shape \(4,\), expected whole numbers 0 to 2"
+    with pytest.raises(UserError, match=says):
         density().log_prob(torch.tensor(value))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 1)])
+def test_sequences_of_another_length_are_refused(shape):
+    with pytest.raises(UserError, match=rf"shape {re.escape(str(shape))} came, expected \(\*batch, 4\)"):
+        density().log_prob(torch.zeros(shape))
+    batch = FactoredSequence(lstm(context_shape=(2,)), LENGTH, SYMBOLS, torch.zeros(3, 2).double())
+    with pytest.raises(UserError, match=r"shape \(2, 4\) came, expected \(3, 4\)"):
+        batch.log_prob(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("takes", "came", "says"),
+    [
+        (None, (3, 2), r"a context of shape \(3, 2\) came, expected none"),
+        ((2,), None, r"no context came, expected one of shape \(\*batch, 2\)"),
+        ((2,), (3, 4), r"a context of shape \(3, 4\) came, expected one of shape \(\*batch, 2\)"),
+    ],
+)
+def test_a_context_that_the_network_does_not_take_is_refused(takes, came, says):
+    with pytest.raises(UserError, match=says):
+        FactoredSequence(lstm(context_shape=takes), LENGTH, SYMBOLS, None if came is None else torch.zeros(came))
+
+
+@pytest.mark.parametrize("end", [None, 0])
+def test_an_empty_batch_is_scored_and_drawn(end):
+    assert density(end).log_prob(torch.zeros(0, LENGTH)).shape == (0,)
+    assert density(end).sample((0,)).shape == (0, LENGTH)
+    empty = FactoredSequence(lstm(context_shape=(2,)), LENGTH, SYMBOLS, torch.zeros(0, 2).double(), end=end)
+    assert empty.log_prob(torch.zeros(5, 0, LENGTH)).shape == (5, 0)
+    assert empty.sample((5,), torch.zeros(LENGTH), torch.arange(LENGTH) == 0).shape == (5, 0, LENGTH)
+
+
+@pytest.mark.parametrize("cls", [FactoredSequence, StudentForcedSequence])
+def test_without_gradients_few_sequences_are_scored_at_once(cls, monkeypatch):
+    """Parts of three sequences, each under its own context; together what all at once are."""
+    monkeypatch.setattr(sequences, "LEAST_SYMBOLS", SYMBOLS)
+    monkeypatch.setattr(sequences, "MOST_VALUES", 3 * LENGTH * SYMBOLS)
+    network, x = lstm(context_shape=(2,)), torch.randint(0, SYMBOLS, (8, LENGTH))
+    share = {"share": 0.0} if cls is StudentForcedSequence else {}
+    batch = cls(network, LENGTH, SYMBOLS, torch.randn(8, 2).double(), check_network=False, **share)
+    expected, rows = batch.log_prob_map(x).detach(), []
+    network.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    with torch.no_grad():
+        check_equal(batch.log_prob_map(x), expected)
+    assert (set(rows), max(rows)) == ({2, 3}, 3)
+    rows.clear()
+    batch.log_prob_map(x)
+    assert set(rows) == {8}
 
 
 # --- the sampler
@@ -191,6 +313,37 @@ def test_after_an_end_all_is_end():
 def test_a_low_temperature_draws_the_likeliest_symbol():
     network, drawn = lstm(), density().sample((5,), temperature=1e-30)
     assert torch.equal(drawn, network(drawn).argmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+def test_a_temperature_that_is_not_above_0_is_refused(temperature):
+    with pytest.raises(UserError, match=f"temperature={temperature} came, expected a number above 0"):
+        density().sample(temperature=temperature)
+
+
+@pytest.mark.parametrize("num", [0, -1])
+def test_an_entropy_of_no_draws_is_refused(num):
+    with pytest.raises(UserError, match=f"num_samples={num} came, expected 1 or more"):
+        density().entropy(num)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_no_dropout_in_the_sampler(cached):
+    network, draws = lstm(layers=2, dropout=0.5), []
+    for training in (True, False):
+        torch.manual_seed(0)
+        draws.append(FactoredSequence(network.train(training), 20, SYMBOLS).sample((50,), cached=cached))
+        assert all(m.training is training for m in network.modules())
+    assert torch.equal(*draws)
+
+
+def test_a_step_has_no_dropout():
+    network, previous = lstm(layers=2, dropout=0.5), torch.tensor([0, 1, 2])
+    expected = network.step(previous)
+    logits, state = network.train().step(previous)
+    check_equal(logits.detach(), expected[0].detach())
+    check_equal(state[0].detach(), expected[1][0].detach())
+    assert (network.dropout.p, network.lstm.dropout) == (0.5, 0.5)
 
 
 def test_a_prompt_stays_and_conditions_what_follows():

@@ -1,7 +1,8 @@
 """Ancestral sampling: x_i ~ p(x_i | x_1 … x_{i−1}) for i = 1, 2, …, each draw fed back as the next one's condition.
 
 Naively each pixel costs a pass of the whole network. A network that takes a `Cursor` computes each activation once
-and keeps it, so that the whole image costs about one pass; both ways draw the same image from the same noise.
+and keeps it, so that the whole image costs the arithmetic of about one pass; both ways draw the same image from the
+same noise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from probgen.distributions.causality import in_order, named
 from probgen.distributions.conditionals import Conditional
+from probgen.errors import UserError
 from probgen.layers.cursor import Cursor
 
 SMALL_BATCH = 256  # images, up to which a second thread slows the cached sampler down
@@ -72,6 +75,15 @@ def draw_images(
         seen[:, channel, row, column] = levels[:, channel, row, column] * per_level - 1
         if watch is not None and channel == channels - 1:
             watch(levels)
+    return check_drawn(levels)
+
+
+def check_drawn(levels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The images; raises UserError where the network's numbers were no distribution, naming the first pixel."""
+    bad = in_order(levels.isnan()[:, None]).any(0)[0].nonzero()
+    if len(bad) > 0:
+        where = named(int(bad[0, 0]), levels.shape[1:])
+        raise UserError(f"nothing can be drawn: the network gave nan, or infinite numbers, for {where}")
     return levels
 
 

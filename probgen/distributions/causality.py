@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from probgen.errors import UserError
 
-MOST_PLACES = 64
-TOLERANCE = 1e-4  # of float32 outputs, relative: what rounding may do
+MOST_PLACES = 64  # in one pass of the network
+MOST_CHECKED = 4096  # before a network is trusted
+TOLERANCE = 1e-4  # of float32 outputs, relative to their spread: what rounding may do
 
 Places = tuple[int, int, int]  # channel, row, column
 CHECKED: "WeakKeyDictionary[nn.Module, set[tuple[int, ...]]]" = WeakKeyDictionary()
@@ -24,6 +25,7 @@ def check_once(
 ) -> None:
     """`check_causal` of `conditionals`, the network with its context, unless this network has passed it already.
 
+    All places are tried, or 4096 random ones of a larger image: so many images are evaluated, 64 in one pass.
     One that sees nothing as yet, because its last layer starts at zero, is looked at again the next time.
     """
     passed = CHECKED.setdefault(network, set())
@@ -33,7 +35,7 @@ def check_once(
     network.eval()
     try:
         with torch.random.fork_rng():
-            sees = check_causal(conditionals, image_shape, example, MOST_PLACES)
+            sees = check_causal(conditionals, image_shape, example, MOST_CHECKED)
     finally:
         for module, training in modes:
             module.training = training
@@ -52,36 +54,48 @@ def check_causal(
     Gives whether any pixel's numbers depend on another at all: else there was nothing to see.
 
     conditionals: the network, deterministic (in `eval()` mode). example: a tensor of its dtype and device.
-    most_places: how many places t are tried, spread over the image; all of them without it. A leak that is the same
-    everywhere, as a convolution's, shows at any of them.
+    most_places: how many places t are tried, random ones; all of them without it. A leak that is the same everywhere,
+    as a convolution's, shows at any of them; a pixel alone that sees itself, only at its own.
     """
     example = torch.zeros(()) if example is None else example
     size = torch.Size(image_shape).numel()
     places = torch.arange(size)
     if most_places is not None and size > most_places:
-        places = torch.linspace(0, size - 1, most_places).round().long()
+        places = torch.randperm(size)[:most_places].sort().values
+    batch = min(MOST_PLACES, len(places))  # the same for all passes, as rounding may depend on it
+    places = torch.cat([places, places[-1:].expand(-len(places) % batch)])
     first, other = (2 * torch.rand_like(example.new_empty(1, *image_shape)) - 1 for _ in range(2))
     sees = False
     with torch.no_grad():
-        expected = in_order(check_numbers(conditionals(first), first))
-        for part in places.split(MOST_PLACES):
+        expected = in_order(check_numbers(conditionals(first.repeat(batch, 1, 1, 1)), first))[:1]
+        allowed = rounding(expected)
+        for part in places.split(batch):
             came = in_order(conditionals(replaced(first, other, part)))
-            off = ((came - expected).abs() > TOLERANCE * (1 + expected.abs())).any(1)
+            off = ((came - expected).abs() > allowed).any(1)
             wrong = off & (torch.arange(size, device=off.device) <= part[:, None].to(off.device))
             if wrong.any():
                 place = int(wrong.any(0).nonzero()[0, 0])
                 start = int(part[int(wrong[:, place].nonzero()[0, 0])])
-                raise UserError(leak(conditionals, first, other, place, start))
+                raise UserError(leak(conditionals, first, other, place, start, allowed[0, :, place]))
             sees = sees or bool(off.any())
     return sees
+
+
+def rounding(expected: Float[Tensor, "1 n places"]) -> Float[Tensor, "1 n places"]:
+    """How far each number may be off: little of its spread over the image, and of its own last digits.
+
+    What is added to all of them, however large, hides no leak.
+    """
+    digits = 32 * torch.finfo(expected.dtype).eps
+    return max(TOLERANCE, digits) * expected.std(-1, correction=0, keepdim=True) + digits * expected.abs()
 
 
 def check_numbers(numbers: Tensor, image: Float[Tensor, "1 c h w"]) -> Tensor:
     """The network's output is of the shape b n c h w."""
     if numbers.dim() != 5 or numbers.shape[2:] != image.shape[1:]:
         raise UserError(
-            f"the network gave shape {tuple(numbers.shape)} for an image of shape {tuple(image.shape)}, expected "
-            f"(1, n, {', '.join(map(str, image.shape[1:]))}): n numbers for each pixel and channel"
+            f"the network gave shape {tuple(numbers.shape)} for images of shape {tuple(image.shape[1:])}, expected "
+            f"(b, n, {', '.join(map(str, image.shape[1:]))}): n numbers for each pixel and channel"
         )
     return numbers
 
@@ -92,15 +106,16 @@ def leak(
     other: Float[Tensor, "1 c h w"],
     place: int,
     start: int,
+    allowed: Float[Tensor, " n"],
 ) -> str:
-    """Which pixel the numbers of `place` see that they must not: from `start` on, the first that moves them."""
+    """Which pixel the numbers of `place` see that they must not: from `start` on, the first to move them further."""
     shape = first.shape[1:]
     starts = torch.arange(start, first.numel() + 1)
     images = (replaced(first, other, part) for part in starts.split(MOST_PLACES))
     numbers = torch.cat([in_order(conditionals(part))[..., place].clone() for part in images])
-    moved = numbers.diff(dim=0).abs().amax(1)  # by one pixel more
-    clear = (moved > TOLERANCE * (1 + numbers[-1].abs().max())).nonzero()
-    which = start + int(clear[0, 0] if len(clear) > 0 else moved.argmax())
+    moved = numbers.diff(dim=0).abs()  # by one pixel more
+    clear = (moved > allowed).any(1).nonzero()
+    which = start + int(clear[0, 0] if len(clear) > 0 else moved.amax(1).argmax())
     what = "itself" if which == place else named(which, shape)
     return f"the network is not causal: the distribution of {named(place, shape)} depends on {what}; mask it"
 
@@ -121,7 +136,7 @@ def named(place: int, shape: Sequence[int]) -> str:
     return f"the pixel at row {pixel // width}, column {pixel % width}{colour}"
 
 
-def in_order(numbers: Float[Tensor, "b n c h w"]) -> Float[Tensor, "b n places"]:
+def in_order(numbers: Shaped[Tensor, "b n c h w"]) -> Shaped[Tensor, "b n places"]:
     """Places in raster order: row, column, channel."""
     return numbers.movedim(2, -1).flatten(2)
 

@@ -5,7 +5,7 @@ uniform noise, monotone where the family has an inverse: whoever holds the noise
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -18,7 +18,8 @@ from probgen.errors import UserError
 
 ConditionalName = Literal["bernoulli", "categorical", "logistic-mixture"]
 MOST_LISTED = 32  # grey levels up to which the default is one logit for each
-SMALLEST_SCALE = 1e-3  # of half the range of grey levels
+SMALLEST_SCALE = 1e-3  # of a logistic, relative to levels / 2
+LARGEST_SCALE = 1e6  # likewise: nearly uniform, and its gradients are still finite
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Conditional:
     mixtures: int = 10
 
     def __post_init__(self) -> None:
+        if self.name not in get_args(ConditionalName):
+            raise UserError(f"conditional={self.name} came, expected one of {', '.join(get_args(ConditionalName))}")
+        if self.mixtures < 1:
+            raise UserError(f"mixtures={self.mixtures} came, expected 1 or more")
         if self.levels < 2:
             raise UserError(f"levels={self.levels} came, expected 2 or more")
         if self.name == "bernoulli" and self.levels != 2:
@@ -69,15 +74,21 @@ class Conditional:
         """The value at which the distribution function passes the noise.
 
         temperature: divides logits and multiplies scales: 1 draws from the density, less nearer to its peaks.
+        Where the numbers are no distribution, because one is nan, the value is nan. No gradient passes through it.
         """
         self.check_size(numbers)
+        numbers = numbers.detach()
+        heat = min(max(temperature, torch.finfo(numbers.dtype).tiny), torch.finfo(numbers.dtype).max)
         if self.name == "bernoulli":
-            return (noise[:, 0] >= (-numbers[:, 0] / temperature).sigmoid()).to(numbers.dtype)
+            off = (-numbers[:, 0] / heat).sigmoid()
+            return (noise[:, 0] >= off).to(numbers.dtype).add(off, alpha=0)
         if self.name == "categorical":
-            return pick(numbers / temperature, noise[:, :1])[:, 0].to(numbers.dtype)
+            logits = cooled(numbers, heat)
+            return pick(logits, noise[:, :1])[:, 0].to(numbers.dtype).add(logits.amax(1), alpha=0)
         logits, loc, scale = self.mixture(numbers)
-        chosen = pick(logits / temperature, noise[:, :1])
-        loc, scale = loc.gather(1, chosen)[:, 0], scale.gather(1, chosen)[:, 0] * temperature
+        logits = cooled(logits, heat)
+        chosen = pick(logits, noise[:, :1])
+        loc, scale = loc.gather(1, chosen)[:, 0].add(logits.amax(1), alpha=0), scale.gather(1, chosen)[:, 0] * heat
         u = noise[:, 1].clamp(torch.finfo(noise.dtype).tiny, 1 - torch.finfo(noise.dtype).eps)
         return (loc + scale * (u.log() - torch.log1p(-u))).round().clamp(0, self.levels - 1)
 
@@ -109,7 +120,13 @@ class Conditional:
         """Weights (logits), locations and scales, `b m *shape`; these two in grey levels, the network's on [−1, 1]."""
         logits, loc, raw_scale = numbers.chunk(3, 1)
         half = (self.levels - 1) / 2
-        return logits, (loc + 1) * half, (F.softplus(raw_scale) + SMALLEST_SCALE) * self.levels / 2
+        scale = F.softplus(raw_scale.clamp_max(LARGEST_SCALE)) + SMALLEST_SCALE
+        return logits, (loc + 1) * half, scale * self.levels / 2
+
+
+def cooled(logits: Float[Tensor, "b n"], temperature: float) -> Float[Tensor, "b n"]:
+    """Logits divided by the temperature, the largest of them being 0 whatever that is."""
+    return logits if temperature == 1 else (logits - logits.amax(1, keepdim=True)) / temperature
 
 
 def pick(logits: Float[Tensor, "b n"], noise: Float[Tensor, "b 1"]) -> Tensor:

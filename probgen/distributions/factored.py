@@ -19,6 +19,7 @@ from torch.distributions import constraints
 from probgen.distributions.ancestral import Known, draw_images, uniform_noise
 from probgen.distributions.causality import check_once
 from probgen.distributions.conditionals import Conditional
+from probgen.distributions.networks import check_context, repeated
 from probgen.errors import UserError
 
 MOST_VALUES = 2**18  # pixels times channels scored at once where no gradient is wanted: more would only take memory
@@ -33,8 +34,9 @@ class FactoredImage(TorchDistribution):
     image_shape: (c, h, w).
     context: what all pixels are conditioned on, `*batch *context_shape`; the batch shape is read off it by the
         network's `context_shape`.
-    check_network: look for a pixel that sees itself or a later one, and refuse the network if there is one. Networks
-        of `probgen.layers` are proved causal by the tests, and need not be looked at again.
+    check_network: look for a pixel that sees itself or a later one, and refuse the network if there is one: at every
+        place, or at 4096 random ones of a larger image, once for each network and size. Networks of `probgen.layers`
+        are proved causal by the tests, and need not be looked at again.
 
     Raises UserError for a network that is not causal, and for a context that is missing or of another shape.
     """
@@ -116,6 +118,7 @@ class FactoredImage(TorchDistribution):
 
     def entropy(self, num_samples: int = 100) -> Float[Tensor, "*b"]:
         """E[−log p(x)] in nats by the mean of `num_samples` draws: an estimate, no closed form exists."""
+        check_num_samples(num_samples)
         with torch.no_grad():
             return -self.log_prob(self.sample(torch.Size([num_samples]))).mean(0)
 
@@ -198,11 +201,6 @@ class FactoredImage(TorchDistribution):
         return self.context.expand(*batch, *shape).reshape(batch.numel(), *shape)  # type: ignore[misc]
 
 
-def repeated(context: Tensor | None, num: int) -> Tensor | None:
-    """One context for each of `num` images."""
-    return None if context is None else context.expand(num, *context.shape[1:])
-
-
 def check_broadcasts(name: str, tensor: Tensor, shape: torch.Size) -> None:
     """Raise UserError for a tensor that does not broadcast to the images."""
     sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
@@ -212,24 +210,17 @@ def check_broadcasts(name: str, tensor: Tensor, shape: torch.Size) -> None:
         )
 
 
-def check_context(network: nn.Module, context: Tensor | None) -> torch.Size:
-    """The batch shape of a context; raises UserError where it is not of the shape that the network takes."""
-    wanted = getattr(network, "context_shape", None)
-    if context is None and wanted is None:
-        return torch.Size()
-    came = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
-    if wanted is None:
-        raise UserError(f"{came} came, expected none: the network has no context_shape")
-    if context is None or tuple(context.shape[-len(wanted) :]) != tuple(wanted):
-        raise UserError(f"{came} came, expected one of shape (*batch, {', '.join(map(str, wanted))})")
-    return torch.Size(context.shape[: -len(wanted)])
-
-
 def check_levels(values: Tensor, levels: int) -> None:
     """Raise UserError for values that are no grey levels, naming the first."""
     bad = values[~constraints.integer_interval(0, levels - 1).check(values)]
     if len(bad) > 0:
         raise UserError(f"a pixel of value {bad[0].item():g} came, expected whole numbers 0 to {levels - 1}")
+
+
+def check_num_samples(num_samples: int) -> None:
+    """Raise UserError where there would be nothing to take the mean of."""
+    if num_samples < 1:
+        raise UserError(f"num_samples={num_samples} came, expected 1 or more")
 
 
 def takes_cursor(network: nn.Module) -> bool:

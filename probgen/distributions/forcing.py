@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.distributions.conditionals import Conditional
+from probgen.distributions.factored import check_levels
 
 
 class GivenConditions(TorchDistribution):
@@ -25,9 +26,11 @@ class GivenConditions(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, numbers: Float[Tensor, "b n *image"], conditional: Conditional) -> None:
+    def __init__(
+        self, numbers: Float[Tensor, "b n *image"], conditional: Conditional, validate_args: bool | None = None
+    ) -> None:
         self.numbers, self.conditional = numbers, conditional
-        super().__init__(numbers.shape[:1], numbers.shape[2:], validate_args=False)
+        super().__init__(numbers.shape[:1], numbers.shape[2:], validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -41,7 +44,9 @@ class GivenConditions(TorchDistribution):
         return self
 
     def log_prob(self, value: Float[Tensor, "b *image"]) -> Float[Tensor, " b"]:
-        """Σ_i log p(x_i | numbers_i) in nats."""
+        """Σ_i log p(x_i | numbers_i) in nats; raises UserError for values that are no levels."""
+        if self._validate_args:
+            check_levels(value, self.conditional.levels)
         return self.conditional.log_prob(self.numbers, value).flatten(1).sum(1)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "b *image"]:

@@ -17,11 +17,14 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probgen.distributions.causality import CHECKED, TOLERANCE
+from probgen.distributions.causality import CHECKED, MOST_CHECKED, MOST_PLACES, TOLERANCE
 from probgen.distributions.conditionals import pick
+from probgen.distributions.networks import check_context, in_eval_mode, repeated
 from probgen.errors import UserError
 
-MOST_PLACES = 32
+MOST_VALUES = 2**25  # logits at once where no gradient is wanted: 128 MiB of float32
+LEAST_SYMBOLS = 256  # counted for fewer: a network of few symbols has wide features nevertheless
+LEAST_SCORE = -30.0  # nats: whatever a network gives to symbols less probable than that, it makes no difference
 
 
 class KnownSymbols(NamedTuple):
@@ -34,15 +37,18 @@ class KnownSymbols(NamedTuple):
 class FactoredSequence(TorchDistribution):
     """p(S | context) = Π_i p(w_i | w_<i, context), over sequences of `length` symbols 0 … num_symbols − 1.
 
-    network: a causal network. `network(tokens, context)` takes symbols `b t` and gives the logits `b t num_symbols`
+    network: a causal network, used in the mode that it is in, but for drawing, which is always in `eval()` mode, so
+        without dropout. `network(tokens, context)` takes symbols `b t` and gives the logits `b t num_symbols`
         of each place from the symbols *before* it; one that also has `step(previous, state, context)` (see
         `probgen.layers.LanguageLSTM`) can be sampled fast. `previous` is `num_symbols` at the start.
     context: what all places are conditioned on, `*batch *context_shape`, with the network's `context_shape`.
     end: the symbol after a text's last, which nothing else can follow; None: every sequence is `length` long.
-    check_network: look for a place that sees itself or a later one, and refuse the network if there is one. The
-        network of `probgen.layers` is proved causal by the tests, and need not be looked at again.
+    check_network: look for a place that sees itself or a later one, and refuse the network if there is one. All
+        places of up to 4096 are tried, of a longer sequence as many at random. The network of `probgen.layers` is
+        proved causal by the tests, and need not be looked at again.
 
-    Raises UserError for a network that is not causal, or an `end` that is no symbol.
+    Raises UserError for a network that is not causal, an `end` that is no symbol, and a context that is missing or of
+    another shape.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -65,11 +71,9 @@ class FactoredSequence(TorchDistribution):
         if end is not None and not 0 <= end < num_symbols:
             raise UserError(f"end={end} came, expected one of the symbols 0 to {num_symbols - 1}, or None")
         self.network, self.num_symbols, self.end, self.context = network, num_symbols, end, context
-        batch_shape = torch.Size() if context is None else context.shape[: context.dim() - len(self.context_shape)]
-        super().__init__(batch_shape, torch.Size([length]), validate_args=validate_args)
-        if check_network and (length,) not in (passed := CHECKED.setdefault(network, set())):
-            self.check_causal()
-            passed.add((length,))
+        super().__init__(check_context(network, context), torch.Size([length]), validate_args=validate_args)
+        if check_network and self.batch_shape.numel() > 0:
+            self.check_once()
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
@@ -86,24 +90,56 @@ class FactoredSequence(TorchDistribution):
 
     # --- the density
 
-    def log_prob(self, value: Shaped[Tensor, "*b t"]) -> Float[Tensor, "*b"]:
-        """log p(S) in nats, exact, one number per sequence. Raises ValueError for values that are no symbols."""
+    def log_prob(self, value: Shaped[Tensor, "*#b t"]) -> Float[Tensor, "*#b"]:
+        """log p(S) in nats, exact, one number per sequence.
+
+        Raises UserError for sequences of another shape, and with values that are no symbols.
+        """
         return self.log_prob_map(value).sum(-1)
 
-    def log_prob_map(self, value: Shaped[Tensor, "*b t"]) -> Float[Tensor, "*b t"]:
-        """log p(w_i | w_<i) in nats, exact, for each place: the summands of `log_prob`."""
+    def log_prob_map(self, value: Shaped[Tensor, "*#b t"]) -> Float[Tensor, "*#b t"]:
+        """log p(w_i | w_<i) in nats, exact, for each place: the summands of `log_prob`, which says what is raised."""
+        batch = self.batch_of(value)
         if self._validate_args:
-            self._validate_sample(value)
-        batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        tokens = value.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape).long()
+            self.check_symbols(value)
+        tokens = value.expand(*batch, *self.event_shape).reshape(batch.numel(), *self.event_shape).long()
         over = self.after_end(tokens)
         used = max(1, int((~over).any(0).sum()))  # later places are over in every sequence: nothing to compute
-        read, context = tokens[:, :used], self.flat_context(batch)
-        logits = self.network(self.seen(read, context), context)
-        scored = logits.log_softmax(-1).gather(-1, read[..., None])[..., 0]
+        scored = self.scores(tokens[:, :used], self.flat_context(batch))
         scored = nn.functional.pad(scored, (0, tokens.shape[1] - used))
         forced = torch.zeros_like(scored).masked_fill(tokens != (0 if self.end is None else self.end), -torch.inf)
         return torch.where(over, forced, scored).reshape(*batch, *self.event_shape)
+
+    def scores(self, tokens: Int64[Tensor, "b t"], context: Tensor | None) -> Float[Tensor, "b t"]:
+        """log p(w_i | w_<i) by the network; where no gradient is wanted, of so many sequences at once as fit."""
+        size = max(1, MOST_VALUES // (tokens.shape[1] * max(self.num_symbols, LEAST_SYMBOLS)))
+        if torch.is_grad_enabled():
+            size = max(1, len(tokens))
+        scores = [self.example.new_zeros(0, tokens.shape[1])]
+        for start in range(0, len(tokens), size):
+            part, c = tokens[start : start + size], None if context is None else context[start : start + size]
+            logits = self.network(self.seen(part, c), c)
+            scores.append(logits.log_softmax(-1).gather(-1, part[..., None])[..., 0])
+        return torch.cat(scores)
+
+    def batch_of(self, value: Tensor) -> torch.Size:
+        """The batch shape of sequences together with their context; raises UserError where they do not fit."""
+        try:
+            if value.shape[-1:] == self.event_shape:
+                return torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        except RuntimeError:  # their numbers do not fit
+            pass
+        batch = ", ".join(map(str, self.batch_shape)) or "*batch"
+        raise UserError(f"sequences of shape {tuple(value.shape)} came, expected ({batch}, {self.event_shape[0]})")
+
+    def check_symbols(self, value: Tensor) -> None:
+        """Raise UserError for values that are no symbols, naming the first."""
+        bad = value[~self.support.base_constraint.check(value)]
+        if len(bad) > 0:
+            raise UserError(
+                f"a symbol of value {bad[0].item():g} came, in sequences of shape {tuple(value.shape)}, expected whole "
+                f"numbers 0 to {self.num_symbols - 1}"
+            )
 
     def after_end(self, tokens: Int64[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
         """Whether a place comes after the text's end."""
@@ -117,8 +153,13 @@ class FactoredSequence(TorchDistribution):
         return tokens
 
     def entropy(self, num_samples: int = 100) -> Float[Tensor, "*b"]:
-        """E[−log p(S)] in nats by the mean of `num_samples` draws: an estimate, no closed form exists."""
-        with torch.no_grad():
+        """E[−log p(S)] in nats by the mean of `num_samples` draws: an estimate, no closed form exists.
+
+        Raises UserError for fewer than one.
+        """
+        if num_samples < 1:
+            raise UserError(f"num_samples={num_samples} came, expected 1 or more draws")
+        with torch.no_grad(), in_eval_mode(self.network):
             return -self.log_prob(self.sample(torch.Size([num_samples]))).mean(0)
 
     # --- the sampler
@@ -142,16 +183,27 @@ class FactoredSequence(TorchDistribution):
             Both give the same sequences from the same seed. A network without `step` is sampled naively.
         temperature: divides the logits: below 1 nearer to the likeliest symbols; then no draws from this density.
 
-        Raises UserError for a mask without symbols or of another size, and for what are no symbols.
+        Raises UserError for a mask without symbols or of another size, for what are no symbols, and a temperature that
+        is not above 0.
         """
+        if not temperature > 0:
+            raise UserError(f"temperature={temperature} came, expected a number above 0")
         cached = cached and hasattr(self.network, "step")
         shape = self._extended_shape(torch.Size(sample_shape))
         known = self.known(given, mask, shape)
         noise = torch.rand(shape[:-1].numel(), shape[-1], dtype=self.example.dtype, device=self.example.device)
-        return self.draw(noise, self.flat_context(shape[:-1]), known, cached, temperature).reshape(shape)
+        if len(noise) == 0:
+            return torch.empty(shape, dtype=torch.long, device=noise.device)
+        with in_eval_mode(self.network):
+            return self.draw(noise, self.flat_context(shape[:-1]), known, cached, temperature).reshape(shape)
 
     def draw(
-        self, noise: Float[Tensor, "b t"], context: Tensor | None, known: KnownSymbols | None, cached: bool, heat: float
+        self,
+        noise: Float[Tensor, "b t"],
+        context: Tensor | None,
+        known: KnownSymbols | None,
+        cached: bool,
+        temperature: float,
     ) -> Int64[Tensor, "b t"]:
         """The sequences that are made of the noise: one uniform number for each symbol."""
         tokens = torch.full(noise.shape, self.end or 0, device=noise.device)
@@ -162,7 +214,7 @@ class FactoredSequence(TorchDistribution):
                 logits, state = self.network.step(previous, state, context)  # type: ignore[operator]
             else:
                 logits = self.network(tokens, context)[:, place]
-            logits = (logits - logits.amax(-1, keepdim=True)) / heat
+            logits = (logits - logits.amax(-1, keepdim=True)) / temperature
             previous = pick(logits, noise[:, place, None])[:, 0]
             previous = torch.where(over, tokens[:, place], previous)  # filled with ends
             if known is not None:
@@ -175,7 +227,7 @@ class FactoredSequence(TorchDistribution):
         return tokens
 
     def known(self, given: Tensor | None, mask: Tensor | None, shape: torch.Size) -> KnownSymbols | None:
-        """The symbols that stay."""
+        """The symbols that stay; raises UserError where they do not fit."""
         if given is None and mask is None:
             return None
         if given is None or mask is None:
@@ -189,8 +241,8 @@ class FactoredSequence(TorchDistribution):
                 )
         if mask.dtype != torch.bool:
             raise UserError(f"a mask of {str(mask.dtype).removeprefix('torch.')} came, expected booleans")
-        values = given.to(self.example.device).expand(shape).reshape(-1, *self.event_shape)
-        kept = mask.to(values.device).expand(shape).reshape(-1, *self.event_shape)
+        values = given.to(self.example.device).expand(shape).reshape(shape[:-1].numel(), *self.event_shape)
+        kept = mask.to(values.device).expand(shape).reshape(shape[:-1].numel(), *self.event_shape)
         if not (self.support.base_constraint.check(values) | ~kept).all():
             raise UserError(
                 f"known values that are no symbols came, expected whole numbers 0 to {self.num_symbols - 1}"
@@ -213,41 +265,63 @@ class FactoredSequence(TorchDistribution):
         """The context of every sequence of a batch, its batch axes flattened into one."""
         if self.context is None:
             return None
-        return self.context.expand(*batch, *self.context_shape).reshape(-1, *self.context_shape)
+        return self.context.expand(*batch, *self.context_shape).reshape(batch.numel(), *self.context_shape)
+
+    # --- is the network causal?
+
+    def check_once(self) -> None:
+        """`check_causal`, unless this network has passed it already.
+
+        One that sees nothing as yet, because a layer starts at zero, is looked at again the next time.
+        """
+        passed, key = CHECKED.setdefault(self.network, set()), (*self.event_shape, self.num_symbols)
+        if key in passed:
+            return
+        with in_eval_mode(self.network), torch.random.fork_rng():
+            if self.check_causal():
+                passed.add(key)
 
     @torch.no_grad()
-    def check_causal(self) -> None:
+    def check_causal(self) -> bool:
         """Raise UserError, naming the place that leaks, where logits depend on their own symbol or on a later one.
 
-        Two sequences that agree before place t must have the same logits up to and including t, for all t; tried at
-        32 places of a long sequence.
+        Two sequences that agree before place t must have the same logits up to and including t, for all t; of more
+        than 4096 places as many are tried, at random. Gives whether any logits depend on a symbol at all: else there
+        was nothing to see. The network is taken to be deterministic (in `eval()` mode).
         """
-        length = self.event_shape[0]
-        with torch.random.fork_rng():
-            first, other = torch.randint(0, self.num_symbols, (2, 1, length), device=self.example.device)
+        length, device = self.event_shape[0], self.example.device
+        first, other = torch.randint(0, self.num_symbols, (2, 1, length), device=device)
         other = torch.where(other == first, (first + 1) % self.num_symbols, other)
-        places = torch.linspace(0, length - 1, min(length, MOST_PLACES), device=first.device).round().long()
-        later = torch.arange(length, device=first.device) >= places[:, None]
-        tokens = torch.cat([first, torch.where(later, other, first)])
+        places = torch.arange(length) if length <= MOST_CHECKED else torch.randperm(length)[:MOST_CHECKED]
+        size = max(1, min(MOST_PLACES, MOST_VALUES // (length * self.num_symbols)))
+        sees, order = False, torch.arange(length, device=device)
+        for part in places.to(device)[:, None].split(size):
+            off = self.moved(torch.cat([first, torch.where(order >= part, other, first)]))
+            leaks = (off & (order <= part)).any(0)
+            if leaks.any():
+                raise UserError(
+                    f"the network is not causal: the distribution of place {int(leaks.nonzero()[0, 0])} depends on "
+                    "itself or on a later place; move its input by one place, so that each sees only those before it"
+                )
+            sees = sees or bool(off.any())
+        return sees
+
+    def moved(self, tokens: Int64[Tensor, "b t"]) -> Bool[Tensor, "others t"]:
+        """Where the distributions differ from those of the first sequence, by more than rounding can do.
+
+        A number added to all logits of a place makes no distribution different, and no tolerance larger.
+        """
         context = self.flat_context(self.batch_shape)
-        was_training = self.network.training
-        self.network.eval()
-        try:
-            logits = self.network(tokens, None if context is None else context[:1].expand(len(tokens), -1))
-        finally:
-            self.network.train(was_training)
+        logits = self.network(tokens, repeated(None if context is None else context[:1], len(tokens)))
         if logits.shape != (*tokens.shape, self.num_symbols):
             expected = f"expected {(*tokens.shape, self.num_symbols)}: a logit for each symbol at each place"
             raise UserError(
                 f"the network gave shape {tuple(logits.shape)} for {tuple(tokens.shape)} symbols, {expected}"
             )
-        off = ((logits[1:] - logits[:1]).abs() > TOLERANCE * (1 + logits[:1].abs())).any(-1)
-        leaks = (off & (torch.arange(length, device=first.device) <= places[:, None])).any(0)
-        if leaks.any():
-            raise UserError(
-                f"the network is not causal: the distribution of place {int(leaks.nonzero()[0, 0])} depends on itself "
-                "or on a later place; move its input by one place, so that each sees only those before it"
-            )
+        scores = logits.log_softmax(-1).clamp_min(LEAST_SCORE)
+        rounding = 16 * torch.finfo(logits.dtype).eps * (1 + logits[0].amax(-1).abs().max())
+        tolerance = TOLERANCE * (scores[0].max() - scores[0].min()) + rounding
+        return ((scores[1:] - scores[:1]).abs() > tolerance).any(-1)
 
 
 class StudentForcedSequence(FactoredSequence):

@@ -32,7 +32,7 @@ class LanguageModel(nn.Module):
     vocabulary: the symbols; the first is the end, a line's end of characters, `<end>` of words.
     features: width of the embedding and of each layer of the LSTM.
     layers: of the LSTM.
-    dropout: share of the features that training switches off.
+    dropout: share of the features that training switches off: in `model` only, all other methods are without it.
     student_forcing: the probability with which a symbol that the network reads in training is not the data's, but its
         own draw (scheduled sampling). 0 is teacher forcing, maximum likelihood; above, training is no longer that, and
         its ELBO is not log p(S). Evaluation is always by teacher forcing.
@@ -90,8 +90,9 @@ class LanguageModel(nn.Module):
     # --- what it says of texts, as numbers of symbols
 
     def log_prob(self, x: Shaped[Tensor, "b t"]) -> Float[Tensor, " b"]:
-        """log p(S) in nats, exact."""
-        return self.distribution().log_prob(x)
+        """log p(S) in nats, exact: without dropout, in training too. Raises UserError for what are no such texts."""
+        with self.network.without_dropout():
+            return self.distribution().log_prob(x)
 
     def num_symbols(self, x: Shaped[Tensor, "b t"]) -> Int64[Tensor, " b"]:
         """How many symbols each text has, its end among them: the factors of p(S) that are not one."""
@@ -109,10 +110,10 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, num: int, *, temperature: float = 1.0, prompt: str | None = None) -> Float[Tensor, "num t"]:
-        """S ~ p(S), symbol by symbol, as whole numbers; those of the prompt stay.
+        """S ~ p(S), symbol by symbol, as whole numbers, without dropout, in training too; those of the prompt stay.
 
-        temperature: below 1 nearer to the likeliest symbols. Raises UserError for a prompt that is empty, not in the
-        vocabulary or longer than the context.
+        temperature: below 1 nearer to the likeliest symbols. Raises UserError for one that is not above 0, and for a
+        prompt that is empty, not in the vocabulary or longer than the context.
         """
         given = mask = None
         if prompt is not None:
@@ -143,7 +144,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def log_prob_of(self, text: str) -> float:
-        """log p(S) of a text in nats, its end included."""
+        """log p(S) of a text in nats, its end included. Raises UserError for what `encode` cannot read."""
         return float(self.log_prob(self.encode(text)[None].to(self.device)))
 
     @property
