@@ -8,7 +8,7 @@ from laws import check_equal, check_sampler
 from oracles import logistic_masses
 from torch.nn import functional as F
 
-from probgen.distributions import Conditional, DiscretizedLogistic
+from probgen.distributions import Conditional, DiscretizedLogistic, GivenConditions
 from probgen.distributions.conditionals import choose_conditional, pick
 from probgen.errors import UserError
 
@@ -239,7 +239,7 @@ def test_a_weight_that_is_nan_gives_no_level_either():
 @every_family
 def test_the_factors_side_by_side_are_one_distribution_of_the_same_masses(family):
     numbers, x = some_numbers(family, 4, 2, 3, 2), torch.randint(0, family.levels, (4, 2, 3, 2)).double()
-    together = family.independent(numbers)
+    together = GivenConditions(numbers, family)
     assert (together.batch_shape, together.event_shape) == ((4,), (2, 3, 2))
     check_equal(together.log_prob(x), family.log_prob(numbers, x).sum((1, 2, 3)))
 
@@ -247,7 +247,7 @@ def test_the_factors_side_by_side_are_one_distribution_of_the_same_masses(family
 def test_side_by_side_even_levels_without_mass_have_a_score_and_a_gradient():
     family = Conditional("logistic-mixture", 256, 1)
     numbers = torch.tensor([0.0, -1.0, -9.0]).reshape(1, 3, 1, 1, 1).requires_grad_()  # all mass at level 0
-    log_prob = family.independent(numbers).log_prob(torch.full((1, 1, 1, 1), 255.0))
+    log_prob = GivenConditions(numbers, family).log_prob(torch.full((1, 1, 1, 1), 255.0))
     check_equal(log_prob, family.log_prob(numbers, torch.full((1, 1, 1, 1), 255.0)).sum(), 1e-4)
     (gradient,) = torch.autograd.grad(log_prob.sum(), numbers)
     assert torch.isfinite(gradient).all()

@@ -10,7 +10,7 @@ from laws import check_equal, check_estimate, check_sampler
 from pyro import poutine
 from torch import nn
 
-from probgen.distributions import FactoredSequence, StudentForcedSequence, sequences
+from probgen.distributions import FactoredSequence, StudentForcedSequence, sequence_causality, sequences
 from probgen.distributions.conditionals import pick
 from probgen.errors import UserError
 from probgen.layers import LanguageLSTM
@@ -177,7 +177,7 @@ def test_a_leak_between_any_two_places_of_a_long_sequence_is_found():
 
 
 def test_of_a_very_long_sequence_some_places_are_tried(monkeypatch):
-    monkeypatch.setattr(sequences, "MOST_CHECKED", 30)
+    monkeypatch.setattr(sequence_causality, "MOST_CHECKED", 30)
     calls, network = [], SeesOne(7, 8)
     network.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     FactoredSequence(network, 40, SYMBOLS)

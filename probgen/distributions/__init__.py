@@ -3,11 +3,11 @@
 from probgen.distributions.causality import check_causal
 from probgen.distributions.conditionals import Conditional
 from probgen.distributions.factored import FactoredImage
-from probgen.distributions.forcing import GivenConditions, student_forced
+from probgen.distributions.forcing import GivenConditions, StudentForcedSequence, student_forced
 from probgen.distributions.gaussians import DequantizedMultivariateNormal
 from probgen.distributions.labelled import LabelledImage
 from probgen.distributions.pixels import DequantizedNormal, DiscretizedLogistic
-from probgen.distributions.sequences import FactoredSequence, StudentForcedSequence
+from probgen.distributions.sequences import FactoredSequence
 
 __all__ = [
     "Conditional",

@@ -7,7 +7,6 @@ uniform noise, monotone where the family has an inverse: whoever holds the noise
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -81,32 +80,21 @@ class Conditional:
         heat = min(max(temperature, torch.finfo(numbers.dtype).tiny), torch.finfo(numbers.dtype).max)
         if self.name == "bernoulli":
             off = (-numbers[:, 0] / heat).sigmoid()
-            return (noise[:, 0] >= off).to(numbers.dtype).add(off, alpha=0)
+            return with_nan_of(off, (noise[:, 0] >= off).to(numbers.dtype))
         if self.name == "categorical":
             logits = cooled(numbers, heat)
-            return pick(logits, noise[:, :1])[:, 0].to(numbers.dtype).add(logits.amax(1), alpha=0)
+            return with_nan_of(logits.amax(1), pick(logits, noise[:, :1])[:, 0].to(numbers.dtype))
         logits, loc, scale = self.mixture(numbers)
         logits = cooled(logits, heat)
         chosen = pick(logits, noise[:, :1])
-        loc, scale = loc.gather(1, chosen)[:, 0].add(logits.amax(1), alpha=0), scale.gather(1, chosen)[:, 0] * heat
+        loc, scale = with_nan_of(logits.amax(1), loc.gather(1, chosen)[:, 0]), scale.gather(1, chosen)[:, 0] * heat
         u = noise[:, 1].clamp(torch.finfo(noise.dtype).tiny, 1 - torch.finfo(noise.dtype).eps)
         return (loc + scale * (u.log() - torch.log1p(-u))).round().clamp(0, self.levels - 1)
 
     def probabilities(self, numbers: Float[Tensor, "b n *shape"]) -> Float[Tensor, "levels b *shape"]:
         """p(x_i = k) of every level k."""
-        return self.log_probabilities(numbers).exp()
-
-    def log_probabilities(self, numbers: Float[Tensor, "b n *shape"]) -> Float[Tensor, "levels b *shape"]:
-        """log p(x_i = k) of every level k."""
         blank = torch.zeros_like(numbers[:, 0])
-        return torch.stack([self.log_prob(numbers, blank + k) for k in range(self.levels)])
-
-    def independent(self, numbers: Float[Tensor, "b n c h w"]) -> dist.Distribution:
-        """The factors side by side, as if what each was conditioned on were given: one event per image."""
-        if self.name == "bernoulli":
-            return dist.Bernoulli(logits=numbers[:, 0]).to_event(3)
-        logits = numbers if self.name == "categorical" else self.log_probabilities(numbers).movedim(0, 1)
-        return dist.Categorical(logits=logits.movedim(1, -1)).to_event(3)
+        return torch.stack([self.log_prob(numbers, blank + k) for k in range(self.levels)]).exp()
 
     def check_size(self, numbers: Tensor) -> None:
         """Raise UserError where the network gave more or fewer numbers: their masses would not sum to one."""
@@ -122,6 +110,11 @@ class Conditional:
         half = (self.levels - 1) / 2
         scale = F.softplus(raw_scale.clamp_max(LARGEST_SCALE)) + SMALLEST_SCALE
         return logits, (loc + 1) * half, scale * self.levels / 2
+
+
+def with_nan_of(source: Float[Tensor, " b"], value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """The value, but nan where the source is nan: comparing and choosing would hide it."""
+    return value.add(source, alpha=0)  # 0 · nan is nan
 
 
 def cooled(logits: Float[Tensor, "b n"], temperature: float) -> Float[Tensor, "b n"]:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from probgen.distributions.conditionals import Conditional
+from probgen.distributions.conditionals import Conditional, pick
 from probgen.distributions.factored import check_levels
+from probgen.distributions.sequences import FactoredSequence
 
 
 class GivenConditions(TorchDistribution):
@@ -73,3 +74,28 @@ def student_forced(
         drawn = GivenConditions(numbers(x), conditional).sample()
         mixed = torch.where(torch.rand_like(x) < share, drawn, x)
     return GivenConditions(numbers(mixed), conditional)
+
+
+class StudentForcedSequence(FactoredSequence):
+    """Σ_i log p(w_i | r_<i), r_j = w_j, or with probability `share` the model's own draw: scheduled sampling.
+
+    A training objective (Bengio et al. 2015), in which the model meets its own mistakes as it will when it samples. It
+    is no log-density of S: with share = 1 its best answer for w_i ignores the words before it (Huszár 2015).
+    The draws are r_j ~ p(w_j | w_<j), all at once in one pass, instead of one after the other (Duckworth et al. 2019);
+    no gradient passes through them. A drawn end leaves w_j in place: nothing is ever drawn after an end.
+    """
+
+    def __init__(self, *arguments: Any, share: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.share = share
+
+    @torch.no_grad()
+    def seen(self, tokens: Int64[Tensor, "b t"], context: Tensor | None) -> Int64[Tensor, "b t"]:
+        """The data with a share of the model's own draws."""
+        logits = self.network(tokens, context)
+        noise = torch.rand_like(logits[..., 0])
+        drawn = pick(logits.flatten(0, 1), noise.reshape(-1, 1)).reshape(tokens.shape)
+        swapped = torch.rand_like(noise) < self.share
+        if self.end is not None:
+            swapped &= drawn != self.end
+        return torch.where(swapped, drawn, tokens)

@@ -17,14 +17,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probgen.distributions.causality import CHECKED, MOST_CHECKED, MOST_PLACES, TOLERANCE
 from probgen.distributions.conditionals import pick
-from probgen.distributions.networks import check_context, in_eval_mode, repeated
+from probgen.distributions.networks import check_context, in_eval_mode
+from probgen.distributions.sequence_causality import check_once
 from probgen.errors import UserError
 
 MOST_VALUES = 2**25  # logits at once where no gradient is wanted: 128 MiB of float32
 LEAST_SYMBOLS = 256  # counted for fewer: a network of few symbols has wide features nevertheless
-LEAST_SCORE = -30.0  # nats: whatever a network gives to symbols less probable than that, it makes no difference
 
 
 class KnownSymbols(NamedTuple):
@@ -73,7 +72,7 @@ class FactoredSequence(TorchDistribution):
         self.network, self.num_symbols, self.end, self.context = network, num_symbols, end, context
         super().__init__(check_context(network, context), torch.Size([length]), validate_args=validate_args)
         if check_network and self.batch_shape.numel() > 0:
-            self.check_once()
+            check_once(self)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
@@ -266,84 +265,3 @@ class FactoredSequence(TorchDistribution):
         if self.context is None:
             return None
         return self.context.expand(*batch, *self.context_shape).reshape(batch.numel(), *self.context_shape)
-
-    # --- is the network causal?
-
-    def check_once(self) -> None:
-        """`check_causal`, unless this network has passed it already.
-
-        One that sees nothing as yet, because a layer starts at zero, is looked at again the next time.
-        """
-        passed, key = CHECKED.setdefault(self.network, set()), (*self.event_shape, self.num_symbols)
-        if key in passed:
-            return
-        with in_eval_mode(self.network), torch.random.fork_rng():
-            if self.check_causal():
-                passed.add(key)
-
-    @torch.no_grad()
-    def check_causal(self) -> bool:
-        """Raise UserError, naming the place that leaks, where logits depend on their own symbol or on a later one.
-
-        Two sequences that agree before place t must have the same logits up to and including t, for all t; of more
-        than 4096 places as many are tried, at random. Gives whether any logits depend on a symbol at all: else there
-        was nothing to see. The network is taken to be deterministic (in `eval()` mode).
-        """
-        length, device = self.event_shape[0], self.example.device
-        first, other = torch.randint(0, self.num_symbols, (2, 1, length), device=device)
-        other = torch.where(other == first, (first + 1) % self.num_symbols, other)
-        places = torch.arange(length) if length <= MOST_CHECKED else torch.randperm(length)[:MOST_CHECKED]
-        size = max(1, min(MOST_PLACES, MOST_VALUES // (length * self.num_symbols)))
-        sees, order = False, torch.arange(length, device=device)
-        for part in places.to(device)[:, None].split(size):
-            off = self.moved(torch.cat([first, torch.where(order >= part, other, first)]))
-            leaks = (off & (order <= part)).any(0)
-            if leaks.any():
-                raise UserError(
-                    f"the network is not causal: the distribution of place {int(leaks.nonzero()[0, 0])} depends on "
-                    "itself or on a later place; move its input by one place, so that each sees only those before it"
-                )
-            sees = sees or bool(off.any())
-        return sees
-
-    def moved(self, tokens: Int64[Tensor, "b t"]) -> Bool[Tensor, "others t"]:
-        """Where the distributions differ from those of the first sequence, by more than rounding can do.
-
-        A number added to all logits of a place makes no distribution different, and no tolerance larger.
-        """
-        context = self.flat_context(self.batch_shape)
-        logits = self.network(tokens, repeated(None if context is None else context[:1], len(tokens)))
-        if logits.shape != (*tokens.shape, self.num_symbols):
-            expected = f"expected {(*tokens.shape, self.num_symbols)}: a logit for each symbol at each place"
-            raise UserError(
-                f"the network gave shape {tuple(logits.shape)} for {tuple(tokens.shape)} symbols, {expected}"
-            )
-        scores = logits.log_softmax(-1).clamp_min(LEAST_SCORE)
-        rounding = 16 * torch.finfo(logits.dtype).eps * (1 + logits[0].amax(-1).abs().max())
-        tolerance = TOLERANCE * (scores[0].max() - scores[0].min()) + rounding
-        return ((scores[1:] - scores[:1]).abs() > tolerance).any(-1)
-
-
-class StudentForcedSequence(FactoredSequence):
-    """Σ_i log p(w_i | r_<i), r_j = w_j, or with probability `share` the model's own draw: scheduled sampling.
-
-    A training objective (Bengio et al. 2015), in which the model meets its own mistakes as it will when it samples. It
-    is no log-density of S: with share = 1 its best answer for w_i ignores the words before it (Huszár 2015).
-    The draws are r_j ~ p(w_j | w_<j), all at once in one pass, instead of one after the other (Duckworth et al. 2019);
-    no gradient passes through them. A drawn end leaves w_j in place: nothing is ever drawn after an end.
-    """
-
-    def __init__(self, *arguments: Any, share: float, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.share = share
-
-    @torch.no_grad()
-    def seen(self, tokens: Int64[Tensor, "b t"], context: Tensor | None) -> Int64[Tensor, "b t"]:
-        """The data with a share of the model's own draws."""
-        logits = self.network(tokens, context)
-        noise = torch.rand_like(logits[..., 0])
-        drawn = pick(logits.flatten(0, 1), noise.reshape(-1, 1)).reshape(tokens.shape)
-        swapped = torch.rand_like(noise) < self.share
-        if self.end is not None:
-            swapped &= drawn != self.end
-        return torch.where(swapped, drawn, tokens)

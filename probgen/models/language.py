@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 
-from probgen.distributions.sequences import FactoredSequence, StudentForcedSequence
+from probgen.distributions import FactoredSequence, StudentForcedSequence
 from probgen.errors import UserError
 from probgen.layers.lstm import LanguageLSTM
 from probgen.models.contracts import Kind
