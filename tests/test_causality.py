@@ -102,8 +102,8 @@ def test_a_mask_a_in_every_convolution_loses_the_left_neighbour():
     """It is causal; but each layer steps over its own pixel: without a path around, two to the left comes first."""
     check_reach_of_left(masked(lambda name, kernel: "A" if name == "first" else "B"))
     twin = masked(lambda name, kernel: "A" if kernel > 1 else "B")
-    for block in twin.blocks:
-        block.forward = lambda h, context, cursor, block=block: block.up(block.conv(block.down(h.relu())).relu())
+    for block in twin.layers:
+        block.forward = lambda h, x, context, cursor, block=block: block.up(block.conv(block.down(h.relu())).relu())
     check_causal_gradients(twin, (1, 3, 4))
     with pytest.raises(AssertionError, match=r"\(0, 1, 0\), \(0, 0, 0\)\]: the first misses the second"):
         check_reach_of_left(twin)

@@ -6,9 +6,8 @@ same noise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,34 +46,28 @@ def draw_images(
         known below or to the right of it is kept, but has no influence on it.
     cached: each activation once; else a whole pass for each pixel. watch: called with the image after each pixel.
     """
-    if cached and noise.device.type == "cpu" and len(noise) <= SMALL_BATCH and torch.get_num_threads() > 1:
-        with one_thread():
-            return draw_images(
-                network, conditional, noise, context, known, cached=True, temperature=temperature, watch=watch
-            )
     channels, height, width = noise.shape[2:]
     cursor = Cursor(height, width, channels)
-    levels = noise.new_zeros(noise.shape[0], *noise.shape[2:])  # what is drawn, in grey levels
+    levels = torch.zeros_like(noise[:, 0])  # what is drawn, in grey levels
     seen = levels - 1  # the same as the network sees it, on [−1, 1]
-    per_level = 2 / (conditional.levels - 1)
     if known is not None:
         levels = torch.where(known.mask, known.values, levels)
-    all_known = [] if known is None else known.mask.all(0).tolist()
-    for channel, row, column in cursor:
-        numbers: Any = None
-        fixed = known is not None and all_known[channel][row][column]
-        if cached:
-            numbers = network(seen, context, cursor)
-        elif not fixed:
-            numbers = network(seen, context)[:, :, channel, row, column]
-        if not fixed:
-            value = conditional.draw(numbers, noise[:, :, channel, row, column], temperature)
-            if known is not None:
-                value = torch.where(known.mask[:, channel, row, column], levels[:, channel, row, column], value)
-            levels[:, channel, row, column] = value
-        seen[:, channel, row, column] = levels[:, channel, row, column] * per_level - 1
-        if watch is not None and channel == channels - 1:
-            watch(levels)
+    alone = cached and noise.device.type == "cpu" and len(noise) <= SMALL_BATCH
+    with one_thread() if alone else nullcontext():
+        for channel, row, column in cursor:
+            place = (slice(None), channel, row, column)
+            stays = None if known is None else known.mask[place]
+            fixed = stays is not None and bool(stays.all())
+            if cached:  # also where nothing is drawn: later pixels look at these activations
+                numbers = network(seen, context, cursor)
+            elif not fixed:
+                numbers = network(seen, context)[:, :, channel, row, column]
+            if not fixed:
+                value = conditional.draw(numbers, noise[:, :, channel, row, column], temperature)
+                levels[place] = value if stays is None else torch.where(stays, levels[place], value)
+            seen[place] = levels[place] * (2 / (conditional.levels - 1)) - 1
+            if watch is not None and channel == channels - 1:
+                watch(levels)
     return check_drawn(levels)
 
 

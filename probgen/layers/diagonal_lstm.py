@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from probgen.layers.causal import CausalConv2d, ContextBias, Features, shifted_down
 from probgen.layers.cursor import Cursor
-from probgen.layers.pixelcnn import by_channel
 from probgen.layers.row_lstm import lstm, maps, open_forget_gates, places, views
+from probgen.layers.stack import CausalStack
 
 
-class DiagonalBiLSTMNetwork(nn.Module):
+class DiagonalBiLSTMNetwork(CausalStack):
     """A wide first layer with mask A, Diagonal BiLSTM layers, two pointwise layers (table 1).
 
     image_shape: (c, h, w). outputs: numbers for each value of the image. features: of the states of one direction for
@@ -38,25 +38,9 @@ class DiagonalBiLSTMNetwork(nn.Module):
         first_kernel: int = 7,
         context_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        self.image_shape, self.outputs = tuple(image_shape), outputs
-        self.context_shape = None if context_shape is None else tuple(context_shape)
-        channels = image_shape[0]
-        width = 2 * features * channels
-        self.first = CausalConv2d(channels, width, (first_kernel, first_kernel), "A", channels)
-        self.layers = nn.ModuleList(DiagonalBiLSTM(width, channels, context_shape) for _ in range(layers))
-        self.mix = CausalConv2d(width, width, (1, 1), "B", channels)
-        self.last = CausalConv2d(width, outputs * channels, (1, 1), "B", channels)
-
-    def forward(
-        self, x: Float[Tensor, "b c h w"], context: Tensor | None = None, cursor: Cursor | None = None
-    ) -> Features:
-        """x in [−1, 1] → the numbers of every conditional, `b n c h w`; with a cursor, of the one there, `b n`."""
-        h = self.first(x, cursor)
-        for layer in self.layers:
-            h = layer(h, x, context, cursor)
-        h = self.last(self.mix(h.relu(), cursor).relu_(), cursor)
-        return by_channel(h, self.outputs, cursor)
+        width, channels = 2 * features * image_shape[0], image_shape[0]
+        stack = (DiagonalBiLSTM(width, channels, context_shape) for _ in range(layers))
+        super().__init__(image_shape, outputs, context_shape, width=width, first_kernel=first_kernel, layers=stack)
 
 
 class DiagonalBiLSTM(nn.Module):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from probgen.layers.causal import CausalConv2d, ContextBias, Features, RowsConv2d, shifted_down
 from probgen.layers.cursor import Cursor
+from probgen.layers.stack import CausalNetwork, CausalStack, by_channel
 
 
-class PixelCNNNetwork(nn.Module):
+class PixelCNNNetwork(CausalStack):
     """A wide first layer with mask A, residual blocks with mask B, two pointwise layers.
 
     image_shape: (c, h, w). outputs: numbers for each value of the image. features: width of a block's convolution for
@@ -32,25 +33,9 @@ class PixelCNNNetwork(nn.Module):
         kernel: int = 3,
         context_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        self.image_shape, self.outputs = tuple(image_shape), outputs
-        self.context_shape = None if context_shape is None else tuple(context_shape)
-        channels = image_shape[0]
-        width = 2 * features * channels
-        self.first = CausalConv2d(channels, width, (first_kernel, first_kernel), "A", channels)
-        self.blocks = nn.ModuleList(ResidualBlock(width, kernel, channels, context_shape) for _ in range(blocks))
-        self.mix = CausalConv2d(width, width, (1, 1), "B", channels)
-        self.last = CausalConv2d(width, outputs * channels, (1, 1), "B", channels)
-
-    def forward(
-        self, x: Float[Tensor, "b c h w"], context: Tensor | None = None, cursor: Cursor | None = None
-    ) -> Features:
-        """x in [−1, 1] → the numbers of every conditional, `b n c h w`; with a cursor, of the one there, `b n`."""
-        h = self.first(x, cursor)
-        for block in self.blocks:
-            h = block(h, context, cursor)
-        h = self.last(self.mix(h.relu(), cursor).relu_(), cursor)
-        return by_channel(h, self.outputs, cursor)
+        width, channels = 2 * features * image_shape[0], image_shape[0]
+        layers = (ResidualBlock(width, kernel, channels, context_shape) for _ in range(blocks))
+        super().__init__(image_shape, outputs, context_shape, width=width, first_kernel=first_kernel, layers=layers)
 
 
 class ResidualBlock(nn.Module):
@@ -64,15 +49,17 @@ class ResidualBlock(nn.Module):
         self.up = CausalConv2d(half, width, (1, 1), "B", channels)
         self.bias = None if context_shape is None else ContextBias(context_shape, half, channels)
 
-    def forward(self, h: Features, context: Tensor | None = None, cursor: Cursor | None = None) -> Features:
-        """The block's output, of the shape of its input."""
+    def forward(
+        self, h: Features, x: Tensor | None = None, context: Tensor | None = None, cursor: Cursor | None = None
+    ) -> Features:
+        """The block's output, of the shape of its input h; it does not look at the image x."""
         inner = self.conv(self.down(h.relu(), cursor).relu_(), cursor)
         if self.bias is not None and context is not None:
             inner = inner + self.bias(context, cursor)
         return self.up(inner.relu(), cursor).add_(h)
 
 
-class GatedPixelCNNNetwork(nn.Module):
+class GatedPixelCNNNetwork(CausalNetwork):
     """Two stacks: a vertical one that sees all rows above, a horizontal one along the row that looks at the first.
 
     Together they see every earlier pixel within their reach, of as many rows and columns as all kernels together have
@@ -91,9 +78,7 @@ class GatedPixelCNNNetwork(nn.Module):
         kernel: int = 3,
         context_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        self.image_shape, self.outputs = tuple(image_shape), outputs
-        self.context_shape = None if context_shape is None else tuple(context_shape)
+        super().__init__(image_shape, outputs, context_shape)
         channels, width = image_shape[0], features * image_shape[0]
         sizes = [(channels, first_kernel), *[(width, kernel)] * blocks]
         self.vertical = nn.ModuleList(VerticalLayer(i, width, k, context_shape) for i, k in sizes)
@@ -182,8 +167,3 @@ def gated(both: Features) -> Features:
     """tanh(a) ⊙ σ(b), a and b the halves of the features (equation 2 of the gated paper)."""
     a, b = both.chunk(2, 1)
     return a.tanh() * b.sigmoid()
-
-
-def by_channel(h: Features, outputs: int, cursor: Cursor | None) -> Features:
-    """Interleaved features `b (outputs c) h w` as `b outputs c h w`; one pixel's are `b outputs` already."""
-    return h.unflatten(1, (outputs, -1)) if cursor is None else h

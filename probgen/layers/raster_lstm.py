@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from probgen.layers.causal import ContextBias, Features
 from probgen.layers.cursor import Cursor
 from probgen.layers.row_lstm import open_forget_gates
+from probgen.layers.stack import CausalNetwork
 
 
-class RasterLSTMNetwork(nn.Module):
+class RasterLSTMNetwork(CausalNetwork):
     """A stack of plain LSTMs over the sequence of all values: it has to carry what is above through a whole row.
 
     image_shape: (c, h, w). outputs: numbers for each value of the image. features: of each layer's state.
@@ -35,9 +36,7 @@ class RasterLSTMNetwork(nn.Module):
         layers: int,
         context_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        self.image_shape, self.outputs = tuple(image_shape), outputs
-        self.context_shape = None if context_shape is None else tuple(context_shape)
+        super().__init__(image_shape, outputs, context_shape)
         self.register_buffer("places", places(*image_shape), persistent=False)
         self.read = nn.Linear(1 + self.places.shape[1], features)
         self.lstm = nn.LSTM(features, features, layers, batch_first=True)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from probgen.layers.causal import CausalConv2d, ContextBias, Features
 from probgen.layers.cursor import Cursor
-from probgen.layers.pixelcnn import by_channel
+from probgen.layers.stack import CausalStack
 
 
-class RowLSTMNetwork(nn.Module):
+class RowLSTMNetwork(CausalStack):
     """A wide first layer with mask A, Row LSTM layers, two pointwise layers (table 1).
 
     image_shape: (c, h, w). outputs: numbers for each value of the image. features: of a layer's state for each channel
@@ -38,25 +38,9 @@ class RowLSTMNetwork(nn.Module):
         kernel: int = 3,
         context_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        self.image_shape, self.outputs = tuple(image_shape), outputs
-        self.context_shape = None if context_shape is None else tuple(context_shape)
-        channels = image_shape[0]
-        width = 2 * features * channels
-        self.first = CausalConv2d(channels, width, (first_kernel, first_kernel), "A", channels)
-        self.layers = nn.ModuleList(RowLSTM(width, kernel, channels, context_shape) for _ in range(layers))
-        self.mix = CausalConv2d(width, width, (1, 1), "B", channels)
-        self.last = CausalConv2d(width, outputs * channels, (1, 1), "B", channels)
-
-    def forward(
-        self, x: Float[Tensor, "b c h w"], context: Tensor | None = None, cursor: Cursor | None = None
-    ) -> Features:
-        """x in [−1, 1] → the numbers of every conditional, `b n c h w`; with a cursor, of the one there, `b n`."""
-        h = self.first(x, cursor)
-        for layer in self.layers:
-            h = layer(h, context, cursor)
-        h = self.last(self.mix(h.relu(), cursor).relu_(), cursor)
-        return by_channel(h, self.outputs, cursor)
+        width, channels = 2 * features * image_shape[0], image_shape[0]
+        stack = (RowLSTM(width, kernel, channels, context_shape) for _ in range(layers))
+        super().__init__(image_shape, outputs, context_shape, width=width, first_kernel=first_kernel, layers=stack)
 
 
 class RowLSTM(nn.Module):
@@ -72,8 +56,14 @@ class RowLSTM(nn.Module):
         self.bias = None if context_shape is None else ContextBias(context_shape, 4 * self.hidden, channels)
         open_forget_gates(self.along.bias)
 
-    def forward(self, x: Features, context: Tensor | None = None, cursor: Cursor | None = None) -> Features:
-        """The layer's output, of the shape of its input."""
+    def forward(
+        self,
+        x: Features,
+        image: Tensor | None = None,
+        context: Tensor | None = None,
+        cursor: Cursor | None = None,
+    ) -> Features:
+        """The layer's output, of the shape of its input x; it does not look at the image itself."""
         if cursor is not None:
             memory = cursor.remember(self, lambda: RowLSTMMemory(self, x, cursor))
             return self.up(memory.step(x, context, cursor), cursor).add_(x)
