@@ -25,6 +25,7 @@ from probgen.data.digits import load_digits_data
 from probgen.data.files import load_path
 from probgen.data.split import ImageData, Modes, RawData, Split, assemble
 from probgen.data.sprites import FACTOR_RANGES, load_sprites, render_sprites
+from probgen.data.stacked import STACKED_NAME, load_stacked_mnist
 from probgen.data.text import TEXT_LEVELS, load_text, text_source
 from probgen.data.toys import load_toy
 from probgen.errors import UserError
@@ -49,8 +50,9 @@ def load_data(name_or_path: str | Path, *, data_dir: str | Path | None = None, b
     """Load a data set by name, images from a .npz file, a .npy file or a folder, or sentences from a .txt file.
 
     Args:
-        name_or_path: a name of `describe_datasets` (`sprites:NUM` and the toys' `ring:NUM` set their size),
-            else a path; a file that has the name of a data set is reached as `./digits`, or by a `Path`.
+        name_or_path: a name of `describe_datasets` (`sprites:NUM`, `stacked-mnist:NUM` and the toys' `ring:NUM` set
+            their size), else a path; a file that has the name of a data set is reached as `./digits`, or by a
+            `Path`.
             Texts are read as characters, or as words: `sea-log:words`, `FILE.txt:words`.
         data_dir: where files of named data sets are looked for, and downloaded to; by default
             `default_data_dir()`.
@@ -82,6 +84,8 @@ def _load_named(name: str, count: int | None, root: Path) -> RawData:
         return load_digits_data()
     if name == "sprites":
         return load_sprites(count)
+    if name == STACKED_NAME:
+        return load_stacked_mnist(count, root)
     if name == "binarized-mnist":
         return load_binarized_mnist(root)
     return load_benchmark(name, root) if name in BENCHMARK_NAMES else load_toy(name, count)

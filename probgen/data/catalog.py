@@ -10,10 +10,11 @@ from probgen.data.digits import DIGITS_SPLIT
 from probgen.data.glyphs import GLYPH_NAMES
 from probgen.data.split import tenths
 from probgen.data.sprites import SPRITE_COUNT, SPRITE_FACTORS
+from probgen.data.stacked import STACKED_FACTORS, STACKED_NAME, STACKED_SPLIT
 from probgen.data.text import TEXT_NAMES
 from probgen.data.toys import TOY_COUNT, TOY_HELD_OUT
 
-COUNTED_NAMES = ("sprites", "ring", "grid", "moons", "spiral")
+COUNTED_NAMES = ("sprites", "ring", "grid", "moons", "spiral", STACKED_NAME)
 """Data sets that are drawn, and take a size: `sprites:5000`."""
 
 
@@ -53,6 +54,7 @@ def describe_datasets(data_dir: str | Path | None = None) -> list[DatasetInfo]:
     return [
         *_built_in(),
         *_toys(),
+        _stacked_mnist(root),
         *(_benchmark(name, root) for name in _BENCHMARKS),
         _binarized_mnist(root),
         _sea_log(),
@@ -122,6 +124,13 @@ def _benchmark(name: str, root: Path) -> DatasetInfo:
         shape, where = (3, 32, 32), root / CIFAR_FOLDER
         here = all(file.is_file() for file in files) or (root / CIFAR_ARCHIVE).is_file()
     return DatasetInfo(name, benchmark_sizes(name), shape, 256, 10, (), here, str(where), _BENCHMARKS[name])
+
+
+def _stacked_mnist(root: Path) -> DatasetInfo:
+    mnist = _benchmark("mnist", root)
+    text = f"three digits of MNIST as colours, 1000 modes; {STACKED_NAME}:NUM trains on NUM"
+    shape, factors = (3, *mnist.shape[1:]), STACKED_FACTORS
+    return DatasetInfo(STACKED_NAME, STACKED_SPLIT, shape, 256, 1000, factors, mnist.here, mnist.where, text)
 
 
 def _binarized_mnist(root: Path) -> DatasetInfo:
