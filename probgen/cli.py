@@ -63,6 +63,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and noise. \\[0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. \\[auto]")] = None,
     binarize: Annotated[str | None, typer.Option(help="none, static, dynamic or threshold. \\[none]")] = None,
+    animate: Annotated[
+        bool | None, typer.Option("--animate", help="Also a film of samples, RUN/pictures/training.gif.")
+    ] = None,
     set_: Settings = None,
     config: Annotated[Path | None, typer.Option(help="A .toml or .json file with any of these; flags win.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run, as if never stopped.")] = False,
@@ -83,6 +86,7 @@ def train(
         "data": data, "data_dir": data_dir and str(data_dir), "epochs": epochs, "steps": steps,
         "batch_size": batch_size, "lr": lr, "schedule": schedule, "lr_warmup": lr_warmup, "clip_norm": clip_norm,
         "ema": ema, "patience": patience, "seed": seed, "device": device, "binarize": binarize,
+        "animate": animate,
     }  # fmt: skip
     if model and again and model != again:
         raise UserError(f"MODEL {model} and --model {again} came, expected one of them")
@@ -211,13 +215,22 @@ def evaluate(
     distributions: Annotated[int, typer.Option(help="Of ais and bdmc: steps from prior to posterior.")] = 500,
     schedule: Annotated[str, typer.Option(help="Of ais and bdmc: sigmoidal, or adaptive.")] = "sigmoidal",
     sentence: Annotated[str | None, typer.Option(help="Of a run of text: this one, symbol by symbol.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Also draw so many and judge them; a GAN is judged without it too.")
+    ] = None,
+    sigma: Annotated[
+        float, typer.Option(help="Of ais on a GAN: the noise added to its images in \\[0, 1], or points.")
+    ] = 0.1,
     seed: Seed = 0,
     data_dir: DataDir = None,
     model: Model = None,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """What the model can say about log p(x): exact, bounds, or nothing, and why."""
+    """What the model can say about log p(x): exact, bounds, or nothing, and why.
+
+    A GAN has no likelihood: its samples are judged instead, by their distance from the data in named features.
+    """
     from probgen.commands.evaluate import Annealing, evaluate_run
     from probgen.commands.texts import sentence_run
     from probgen.tables import print_evaluation, print_sentence
@@ -228,9 +241,41 @@ def evaluate(
         return
     result = evaluate_run(
         run, split=split, particles=particles, num=num, data_dir=data_dir, model=model, device=device, seed=seed,
-        method=method, annealing=Annealing(chains, distributions, schedule), quiet=json_,
+        method=method, annealing=Annealing(chains, distributions, schedule), samples=samples, sigma=sigma,
+        quiet=json_,
     )  # fmt: skip
     print_json(result) if json_ else print_evaluation(result)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Two or more runs of the same data.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make: numbers, table, page.")],
+    split: SplitName = "test",
+    samples: Annotated[
+        int | None, typer.Option(help="Of each run. \\[10,000, at most the split; 1,000 where pixels are drawn]")
+    ] = None,
+    particles: Particles = 100,
+    num: Annotated[int | None, typer.Option(help="log p(x) of the first so many images only.")] = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    model: Model = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Models of all families in one table: [bold]probgen compare runs/vae runs/gan --out comparison[/bold]
+
+    What each knows of log p(x), how near its samples are to real images, what it costs; and a page, DIR/index.html.
+    """
+    from probgen.commands.compare import compare_runs
+    from probgen.tables_compare import print_comparison_of_runs
+
+    result = compare_runs(
+        runs, out, split=split, samples=samples, particles=particles, num=num, seed=seed, data_dir=data_dir,
+        model=model, device=device, quiet=json_,
+    )  # fmt: skip
+    print_json(result) if json_ else print_comparison_of_runs(result)
+    said(out / "index.html")
 
 
 @app.command()
@@ -248,7 +293,7 @@ def elbo(
     json_: Json = False,
 ) -> None:
     """The pair's equation and the three terms of log p(x), with their numbers; one image, or the mean of many."""
-    from probgen.commands.evaluate import elbo_run
+    from probgen.commands.elbo import elbo_run
     from probgen.tables import print_elbo
 
     result = elbo_run(
@@ -309,15 +354,20 @@ def gradients(
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """The reparameterized and the score-function gradient of one ELBO: equal means, very different variances."""
+    """The reparameterized and the score-function gradient of one ELBO: equal means, very different variances.
+
+    Of a GAN: what the saturating and the non-saturating loss leave of the generator's gradient as D(G(z)) → 0.
+    """
     from probgen.commands.gradients import gradients_run
     from probgen.tables import print_gradients
+    from probgen.tables_samples import print_adversarial_gradients
 
     result = gradients_run(
         run, out, num=num, draws=draws, split=split, data_dir=data_dir, model=model, device=device, seed=seed,
         quiet=json_,
     )  # fmt: skip
-    print_json(result) if json_ else print_gradients(result)
+    show = print_adversarial_gradients if "players" in result else print_gradients
+    print_json(result) if json_ else show(result)
     if out:
         said(out)
 

@@ -32,6 +32,12 @@ def show_in_one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     print("probgen: warning: " + " ".join(str(message).split()), file=sys.stderr)
 
 
+def stdout_console() -> Console:
+    """A console on stdout; wide enough in a pipe that no row is folded."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
 def stderr_console() -> Console:
     """A console on the present stderr."""
     return Console(file=sys.stderr, soft_wrap=True)

@@ -29,7 +29,8 @@ from probgen.models.registry import build, find_class, is_user_file
 from probgen.version import __version__
 
 OUR_FILES = ("checkpoint.pt", "weights.safetensors", "metrics.jsonl", "config.json")
-OUR_PICTURES = ("samples.png", "samples.txt", "reconstructions.png", "curve.png")
+OUR_PICTURES = ("samples.png", "samples.txt", "reconstructions.png", "curve.png", "field.png", "training.gif")
+FRAMES = "frames"  # of the film, in the folder of pictures
 OUR_EVENTS = "events.out.tfevents.*"
 LOCK = ".lock"
 
@@ -61,6 +62,7 @@ class RunConfig(BaseModel):
     patience: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "cpu"
+    animate: bool = False
 
 
 class Run:
@@ -242,6 +244,7 @@ def clear(path: Path) -> None:
     """Delete a run's own files, and only those: whatever else lies there stays."""
     ours = [path / name for name in OUR_FILES]
     ours += [path / "pictures" / name for name in OUR_PICTURES]
+    ours += (path / "pictures" / FRAMES).glob("[0-9]*.png")
     ours += (path / "tensorboard").glob(OUR_EVENTS)
     try:
         for file in ours:

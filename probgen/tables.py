@@ -8,13 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from probgen.console import stdout_console
 from probgen.inference.terms_view import as_rich, with_error
-
-
-def stdout_console() -> Console:
-    """A console on stdout; wide enough in a pipe that no row is folded."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+from probgen.tables_samples import MEASURES, print_samples
 
 
 def print_evaluation(result: Mapping[str, Any]) -> None:
@@ -24,6 +20,8 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     thing = "sentence" if "unit" in result else "image"
     head = f"{result['model']} on {result['num_images']} {result['split']} {thing}s of {result['data']}{binarize}"
     console.print(head, markup=False)
+    if "samples" in result and not result["estimates"]:
+        console.print("log p(x): none, the model is implicit")
     if result["estimates"]:
         dequantized = "dequantized" in result.get("note", "")
         console.print(estimates_table("", result["estimates"], dequantized, thing))
@@ -36,9 +34,17 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
         print_per_symbol(console, result)
     elif result["bits_per_dim"] is not None:
         console.print(f"{result['bits_per_dim']:.4f} bits per dimension")
+    if "observation" in result:
+        found = result["observation"]
+        console.print(
+            f"\nAIS {with_error(found['value'], found['stderr'])} {found['unit']}, {found['kind']}", markup=False
+        )
+        console.print(f"  of the {found['what']}", markup=False)
     for key in ("warning", "note"):
         if key in result:
             console.print(f"{key}: {result[key]}", markup=False)
+    if "samples" in result:
+        print_samples(console, result["samples"])
 
 
 def print_per_symbol(console: Console, result: Mapping[str, Any]) -> None:
@@ -203,6 +209,9 @@ def print_gradients(result: Mapping[str, Any]) -> None:
     )
 
 
+CLOCKS = ("time", "seconds")
+
+
 def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
     """Every model: kind, sites, options with types and defaults."""
     console = stdout_console()
@@ -261,14 +270,15 @@ def print_info(info: Mapping[str, Any]) -> None:
         )
         for line in field["map"]:
             console.print(f"  {line}", markup=False, highlight=False)
-    for title in ("options", "training"):
-        given = {k: v for k, v in info[title].items() if v is not None}
-        console.print(f"{title}: " + ", ".join(f"{k}={shown(v)}" for k, v in given.items()), markup=False)
+    for title in ("objective", "options", "training"):
+        given = {k: v for k, v in info.get(title, {}).items() if v is not None}
+        if given:
+            console.print(f"{title}: " + ", ".join(f"{k}={shown(v)}" for k, v in given.items()), markup=False)
     for split, record in info["last"].items():
         if record:
             console.print(
                 f"{split}: "
-                + ", ".join(f"{k} {v:g}" for k, v in record.items() if isinstance(v, int | float) and k != "time")
+                + ", ".join(f"{k} {v:g}" for k, v in record.items() if isinstance(v, int | float) and k not in CLOCKS)
             )
 
 
@@ -279,7 +289,7 @@ def comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
         estimates = result["estimates"]
         best = estimates.get("log_prob") or estimates.get("iwae") or estimates.get("elbo")
         if best is None:
-            rows.append((name, result["data"], "–", "none", "–", f"{result['seconds']:.0f} s"))
+            rows.append((name, result["data"], "–", why_none(result), "–", f"{result['seconds']:.0f} s"))
             continue
         sign = "≥ " if best["kind"] == "lower bound" else ""
         particles = f" (IWAE, {best['particles']} particles)" if best["particles"] > 1 else ""
@@ -296,3 +306,12 @@ def comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def why_none(result: Mapping[str, Any]) -> str:
+    """Why there is no number on log p(x), and what there is instead."""
+    if "samples" not in result:
+        return "none: no density"
+    judged = result["samples"]
+    found = ", ".join(f"{MEASURES[name]} {judged[name]['value']:.2f}" for name in ("frechet_distance", "recall"))
+    return f"no likelihood, samples only ({found})"

@@ -1,11 +1,18 @@
 """Every test starts from the same seed, and every shape annotation of probgen is checked at run time."""
 
+import atexit
+import os
+import shutil
+import tempfile
 import warnings
 
 import pytest
 from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
 from jaxtyping import install_import_hook
 
+# Networks that judge samples are kept in the user's cache: tests have their own.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="probgen-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # jaxtyping and beartype check `Float[Tensor, "b c h w"]` and the like on every call made by a test.
 install_import_hook("probgen", "typecheck.checker")
 # ArviZ 0.23 announces its successor at every import.

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -87,6 +88,34 @@ def finish(process: subprocess.Popen[str], timeout: float = 60) -> Result:
     """Wait for a process."""
     stdout, stderr = process.communicate(timeout=timeout)
     return Result(process.returncode, stdout, stderr)
+
+
+class Killed(BaseException):
+    """Nothing can catch it: what a kill is to the code."""
+
+
+def killed_at(step: int, *args: object) -> None:
+    """Train, and die after `step` steps, wherever in a checkpoint's interval that is."""
+    from probgen.inference.adversarial.trainer import AdversarialTrainer
+    from probgen.inference.trainer import Trainer
+
+    with contextlib.ExitStack() as patches:
+        for kind in (Trainer, AdversarialTrainer):
+            patches.enter_context(mock.patch.object(kind, "step", mortal(kind.step, step)))
+        with contextlib.suppress(Killed):
+            probgen("train", *args, "--quiet")
+            raise AssertionError(f"the run ended before step {step}")
+
+
+def mortal(real: Callable[[Any], Any], step: int) -> Callable[[Any], Any]:
+    """A trainer's `step` that dies instead of the one after so many."""
+
+    def dying(self: Any) -> Any:
+        if self.steps_done == step:
+            raise Killed
+        return real(self)
+
+    return dying
 
 
 @functools.cache

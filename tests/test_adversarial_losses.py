@@ -21,7 +21,6 @@ from probgen.inference.adversarial.losses import (
     make_loss,
 )
 from probgen.inference.adversarial.penalties import (
-    REGULARIZERS,
     gradient_norm_squared,
     gradient_penalty,
     penalty,

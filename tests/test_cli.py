@@ -8,10 +8,10 @@ import pytest
 from helpers import check_refusal, finish, ok, probgen, refused, start, trained
 
 COMMANDS = [
-    "train", "sample", "reconstruct", "traverse", "evaluate", "elbo", "diagnose", "gradients", "info", "models",
-    "datasets", "demo",
+    "train", "sample", "reconstruct", "traverse", "evaluate", "compare", "elbo", "diagnose", "gradients", "info",
+    "models", "datasets", "demo",
 ]  # fmt: skip
-NEEDS_OUT = ["sample", "reconstruct", "traverse", "diagnose"]
+NEEDS_OUT = ["sample", "reconstruct", "traverse", "compare", "diagnose"]
 
 
 def test_help_names_every_command():

@@ -6,11 +6,12 @@ import time
 
 import pytest
 import torch
-from helpers import content, copy_of, finish, ok, probgen, refused, start, trained
+from helpers import content, copy_of, finish, killed_at, ok, probgen, refused, start, trained
 
 import probgen.commands.recorder as commands
 import probgen.commands.train as train_command
 import probgen.inference.loop as loop
+from probgen.inference.trainer import Trainer
 
 PAIR = '''
 import pyro, torch
@@ -41,6 +42,7 @@ class Dropped(nn.Module):
 SMALL = ("--data", "digits", "--batch-size", 300, "--set", "latent_dim=2")
 VAE = ("vae", *SMALL, "--set", "hidden=16")
 PIXELS = ("--data", "digits", "--batch-size", 16, "--set", "features=4")
+GAN = ("gan", "--data", "digits", "--batch-size", 40, "--steps", 8, "--set", "hidden=8")
 FORCED = ("--set", "student_forcing=0.5", "--set", "forcing_warmup=4")
 CASES = {
     "grey": (*VAE, "--steps", 14),
@@ -71,12 +73,23 @@ CASES = {
     "labels": ("gated-pixelcnn", *PIXELS, "--steps", 6, "--set", "condition=label", "--set", "blocks=1"),
     "student forcing": ("raster-lstm", *PIXELS, "--steps", 6, *FORCED),
     "student forcing, by rows": ("row-lstm", *PIXELS, "--steps", 6, *FORCED, "--set", "conditional=logistic-mixture"),
+    "two players": ("gan", "--data", "ring:300", "--batch-size", 64, "--steps", 12, "--set", "hidden=16"),
+    "two players, labels": (
+        *GAN,
+        *("--ema", 0.9, "--schedule", "linear", "--clip-norm", 1, "--set", "condition=label"),
+        *("--set", "loss=wasserstein", "--set", "discriminator_steps=2", "--set", "minibatch_statistics=true"),
+    ),
+    "two players, packs": (
+        *GAN,
+        *("--ema", 0.9, "--set", "discriminator_steps=2", "--set", "packing=2", "--set", "instance_noise=0.3"),
+        *("--set", "spectral_norm=true", "--set", "minibatch_statistics=true", "--set", "loss=wasserstein"),
+    ),
+    "two players, batch norm": (
+        *("gan", "--data", "sprites:60", "--batch-size", 8, "--steps", 4, "--ema", 0.9, "--set", "hidden=4"),
+        *("--set", "network=dcgan", "--set", "loss=non-saturating", "--set", "latent_dim=2"),
+    ),
     "student forcing, labels": ("diagonal-bilstm", *PIXELS, "--steps", 6, *FORCED, "--set", "condition=label"),
 }
-
-
-class Killed(BaseException):
-    """Nothing can catch it: what a kill is to the code."""
 
 
 @pytest.fixture(autouse=True)
@@ -91,32 +104,15 @@ def _workplace(tmp_path, monkeypatch):
     (tmp_path / "pair.py").write_text(PAIR)
 
 
-def killed_at(step, *args):
-    """Train, and die after `step` steps, wherever in a checkpoint's interval that is."""
-    from probgen.inference.trainer import Trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        real = Trainer.step
-
-        def mortal(self):
-            if self.steps_done == step:
-                raise Killed
-            return real(self)
-
-        patch.setattr(Trainer, "step", mortal)
-        with pytest.raises(Killed):
-            probgen("train", *args, "--quiet")
-
-
 def resume(run, case):
     model = [case[0]] if ".py" in case[0] else []
     return ok("train", *model, "--out", run, "--resume", "--quiet", "--json")
 
 
 def metrics(run):
-    """Every record without its time."""
+    """Every record without its times."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k != "time"} for record in records]
+    return [{k: v for k, v in record.items() if k not in ("time", "seconds")} for record in records]
 
 
 def assert_same_run(one, other):
@@ -224,8 +220,6 @@ def wait_for_step(run, step, process):
 
 def interrupt_at(monkeypatch, step):
     """Ctrl-C during a step."""
-    from probgen.inference.trainer import Trainer
-
     real = Trainer.step
 
     def interrupted(self):

@@ -16,7 +16,7 @@ import probgen.commands.train as train_command
 from probgen.inference.trainer import Trainer
 
 TRAIN = ("vae", "--data", "digits", "--batch-size", 300, "--set", "latent_dim=2", "--set", "hidden=16", "--quiet")
-NO_NUMBERS = ("step", "split", "time", "epoch")
+NO_NUMBERS = ("step", "split", "time", "seconds", "epoch")
 
 SUDDEN = """
 import os, signal

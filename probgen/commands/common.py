@@ -11,6 +11,7 @@ from torch import Tensor
 from probgen.data import ImageData, Split, load_data
 from probgen.errors import UserError
 from probgen.files import write_atomic
+from probgen.models.contracts import NO_DENSITY, Kind, kind_of
 from probgen.runs import Run, load
 
 
@@ -117,6 +118,13 @@ def check_num(num: int, most: int = 1_000_000) -> int:
     if not 1 <= num <= most:
         raise UserError(f"--num {num} came, expected 1 to {most:,}")
     return num
+
+
+def need_density(opened: OpenedRun, what: str) -> None:
+    """Raise UserError for a model without a density, saying why there is no `what`."""
+    kind = kind_of(opened.model)
+    if kind in (Kind.NONE, Kind.IMPLICIT):
+        raise UserError(f"there is no {what}: {NO_DENSITY if kind is Kind.IMPLICIT else opened.model.no_density}")
 
 
 def save_picture(path: Path, picture: bytes) -> None:

@@ -9,16 +9,18 @@ from typing import Any
 
 from probgen import plots
 from probgen.commands.common import OpenedRun, open_run
-from probgen.commands.evaluate import elbo_run, evaluate_run
+from probgen.commands.compare import compare_runs
+from probgen.commands.elbo import elbo_run
+from probgen.commands.evaluate import evaluate_run
 from probgen.commands.pixels import complete_run
 from probgen.commands.sample import reconstruct_run, sample_run, traverse_run
 from probgen.commands.texts import sample_sentences
 from probgen.commands.train import train
-from probgen.console import stderr_console
+from probgen.console import stderr_console, stdout_console
 from probgen.errors import UserError
 from probgen.files import make_directory, write_atomic
 from probgen.inference.elbo import elbo_terms
-from probgen.tables import comparison, print_elbo, stdout_console
+from probgen.tables import comparison, print_elbo
 
 MAIN = "vae"
 RUNS: Mapping[str, Mapping[str, Any]] = {
@@ -38,6 +40,13 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
         "schedule": "cosine",
         "options": {"features": 24, "blocks": 3},
     },
+    "gan": {
+        "steps": 2500,
+        "batch_size": 64,
+        "ema": 0.995,
+        "schedule": "cosine",
+        "options": {"hidden": (256, 256)},
+    },
     "language": {
         "data": "sea-log:words",
         "epochs": 40,
@@ -47,6 +56,7 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
         "options": {"dropout": 0.5},
     },
 }
+COMPARED = ("vae", "pixelcnn", "gan")
 PARTICLES = 500
 PROMPT = "The wind"
 
@@ -65,6 +75,9 @@ def run_demo(out: Path, *, quiet: bool = False) -> None:
         results[name] = one_model(name, given, out, quiet)
     write_atomic(out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     picture(out)
+    if not quiet:
+        console.print(f"comparing {', '.join(COMPARED)} …")
+    compare(out, quiet)
     table = comparison(results)
     write_atomic(out / "table.txt", (table + "\n").encode())
     print_elbo(elbo_of(out))
@@ -75,6 +88,13 @@ def run_demo(out: Path, *, quiet: bool = False) -> None:
     if not quiet:
         files = ", ".join(sorted(path.name for path in out.glob("*.*")))
         console.print(f"all in {time.time() - started:.0f} s; look at {out}/: {files}", highlight=False, markup=False)
+
+
+def compare(out: Path, quiet: bool) -> None:
+    """Models of three kinds, exact, bound and none, on one page."""
+    request = {"samples": None, "particles": PARTICLES, "num": None, "data_dir": None, "model": None}
+    runs = [out / "runs" / name for name in COMPARED]
+    compare_runs(runs, out / "comparison", split="test", seed=0, device="cpu", quiet=True, **request)
 
 
 def one_model(name: str, given: Mapping[str, Any], out: Path, quiet: bool) -> dict[str, Any]:
@@ -88,7 +108,7 @@ def one_model(name: str, given: Mapping[str, Any], out: Path, quiet: bool) -> di
 
 
 def picture(out: Path) -> None:
-    """The VAE's pictures, side by side in the demo's folder, and the PixelCNN's: completions, and a film."""
+    """The VAE's pictures, side by side in the demo's folder, the PixelCNN's (completions, a film), and the GAN's."""
     run = out / "runs" / MAIN
     common: dict[str, Any] = {"model": None, "device": "cpu"}
     sample_run(run, 100, out / "samples.png", seed=0, temperature=1.0, mean=False, **common)
@@ -99,6 +119,7 @@ def picture(out: Path) -> None:
     write_atomic(out / "elbo_terms.png", terms_picture(open_run(run, None, "cpu", seed=0)))
     pixels, film = out / "runs" / "pixelcnn", out / "pixels.gif"
     sample_run(pixels, 36, out / "pixels.png", seed=0, temperature=1.0, mean=False, animate=film, **common)
+    sample_run(out / "runs" / "gan", 100, out / "gan.png", seed=0, temperature=1.0, mean=False, **common)
     complete_run(
         pixels, 8, "top", out / "completions.png", draws=6, split="test", label=None, seed=0, data_dir=None, **common
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from probgen.commands.common import open_run
+from probgen.commands.common import need_density, open_run
 from probgen.errors import UserError
 from probgen.files import make_directory, write_atomic
 from probgen.inference.arviz_bridge import FEWEST_DRAWS, FEWEST_WEIGHTS, netcdf
@@ -64,6 +64,7 @@ def diagnose_run(
     if not 0 <= index < len(images):
         raise UserError(f"--index {index} came, expected 0 to {len(images) - 1}")
     pair, image = opened.model, images[index : index + 1]
+    need_density(opened, "posterior to compare a guide with")
     check_posterior(pair.model, pair.guide, image)
     make_directory(out)
     diagnosis = diagnose(

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from probgen.commands.common import OpenedRun, check_num, open_run, output_file, save_picture
+from probgen.commands.common import OpenedRun, check_num, need_density, open_run
+from probgen.commands.quality import as_json, check_samples, judge
 from probgen.commands.texts import text_facts
 from probgen.errors import UserError
 from probgen.inference.annealing import ais
@@ -15,11 +16,12 @@ from probgen.inference.elbo import elbo_terms
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
 from probgen.inference.gaps import inference_gaps
-from probgen.models.contracts import Kind, kind_of
-from probgen.plots import figure_png
+from probgen.inference.observation import GaussianObservation
+from probgen.models.contracts import NO_DENSITY, Kind, kind_of
 from probgen.tables import NAMES
 
 MOST_PARTICLES = 1_000_000
+SIGMA = 0.1  # of images in [0, 1]
 ANNEALED_IMAGES = 100  # by default: annealing costs some thousand passes for each image and chain
 
 
@@ -67,13 +69,38 @@ def evaluate_run(
     seed: int,
     method: str | None = None,
     annealing: Annealing = Annealing(),
+    samples: int | None = None,
+    sigma: float = SIGMA,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """What the run's model can say about log p(x) on a split: exact, or bounds, or nothing and why.
 
     method: only `elbo`, or `iwae`; or `ais`: these, annealed importance sampling and the gaps of inference, on
     `num` images (100 without it); or `bdmc`: bounds from both sides, on `num` images simulated from the model.
+    samples: how many to draw and judge; an implicit model, which has nothing else to tell, is judged without it too.
+    sigma: of the noise under which `ais` gives an implicit model a likelihood.
     """
+    check_request(method, annealing, particles, num, samples, sigma)
+    opened = open_run(path, model, device, seed)
+    if method in ("ais", "bdmc") and num is None:
+        num = ANNEALED_IMAGES
+    images = opened.split(split, data_dir, num)
+    if kind_of(opened.model) is Kind.IMPLICIT:
+        result = without_density(opened, images, split, method, annealing, sigma, quiet=quiet)
+    else:
+        result = about_density(opened, images, split, num, particles, method, annealing, quiet=quiet)
+    if samples is not None or kind_of(opened.model) is Kind.IMPLICIT:
+        if kind_of(opened.model) is Kind.NONE:
+            need_density(opened, "sample to judge")
+        judged = judge(opened, split=split, num=samples, data_dir=data_dir, seed=seed, quiet=quiet)
+        result["samples"] = as_json(*judged)
+    return result
+
+
+def check_request(
+    method: str | None, annealing: Annealing, particles: int, num: int | None, samples: int | None, sigma: float
+) -> None:
+    """Raise UserError for what cannot be done, before anything is loaded."""
     if method not in (None, "elbo", "iwae", "ais", "bdmc"):
         raise UserError(f"--method {method} came, expected elbo, iwae, ais or bdmc")
     annealing.check()
@@ -81,10 +108,30 @@ def evaluate_run(
         raise UserError(f"--particles {particles} came, expected 1 to {MOST_PARTICLES:,}")
     if num is not None:
         check_num(num)
-    opened = open_run(path, model, device, seed)
-    if method in ("ais", "bdmc") and num is None:
-        num = ANNEALED_IMAGES
-    images = opened.split(split, data_dir, num)
+    check_samples(samples)
+    if not 0 < sigma < float("inf"):
+        raise UserError(f"--sigma {sigma:g} came, expected a number above 0")
+
+
+def head_of(opened: OpenedRun, split: str, num_images: int) -> dict[str, Any]:
+    """Which model, on which images."""
+    config = opened.run.config
+    names = {"model": config.model, "data": config.data, "binarize": config.binarize}
+    return {**names, "split": split, "num_images": num_images}
+
+
+def about_density(
+    opened: OpenedRun,
+    images: Tensor,
+    split: str,
+    num: int | None,
+    particles: int,
+    method: str | None,
+    annealing: Annealing,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """The numbers on log p(x) of a model that has it, or bounds on it; or the reason why it has none."""
     num_images = len(images)
     if method == "bdmc" and kind_of(opened.model) is not Kind.NONE:
         split, num_images = "simulated", num or ANNEALED_IMAGES
@@ -93,17 +140,10 @@ def evaluate_run(
         found = Findings(estimates_of(opened.model, images, particles, method, quiet=quiet))
         if method == "ais" and "elbo" in found.estimates:
             found = annealed(opened.model, images, found.estimates, annealing, quiet=quiet)
-    config = opened.run.config
-    result: dict[str, Any] = {
-        "model": config.model,
-        "data": config.data,
-        "binarize": config.binarize,
-        "split": split,
-        "num_images": num_images,
-        "estimates": {name: estimate.to_json() for name, estimate in found.estimates.items()},
-        "bits_per_dim": None if method == "bdmc" else tightest_bits(found.estimates, opened),
-    }
-    if config.vocabulary is not None:
+    result = head_of(opened, split, num_images)
+    result["estimates"] = {name: estimate.to_json() for name, estimate in found.estimates.items()}
+    result["bits_per_dim"] = None if method == "bdmc" else tightest_bits(found.estimates, opened)
+    if opened.run.config.vocabulary is not None:
         result |= text_facts(None if method == "bdmc" else tightest(found.estimates), images, opened)
         result["bits_per_dim"] = result.get("bits_per_symbol")
         for number in result["estimates"].values():
@@ -115,6 +155,35 @@ def evaluate_run(
         result["warning"] = warning
     note = note_on(opened)
     return result | ({"note": note} if note else {})
+
+
+def without_density(
+    opened: OpenedRun,
+    images: Tensor,
+    split: str,
+    method: str | None,
+    annealing: Annealing,
+    sigma: float,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Of an implicit model no number on log p(x), and why; with `ais` that of the model with noise on top of it."""
+    if method not in (None, "ais"):
+        need_density(opened, {"elbo": "ELBO", "iwae": "IWAE bound", "bdmc": "bound on log p(x)"}[method])
+    result = head_of(opened, split, len(images)) | {"estimates": {}, "bits_per_dim": None}
+    if method == "ais":
+        noisy = GaussianObservation(opened.model, sigma, opened.levels).to(opened.device)
+        found = ais(noisy.model, noisy.unit(images), **annealing.settings, progress=not quiet)
+        unit = "nats per image" + ("" if opened.levels is None else ", a density of images in [0, 1]")
+        result["observation"] = {
+            "sigma": sigma,
+            **found.estimate.to_json(),
+            "unit": unit,
+            "acceptance": float(found.acceptance.mean()),
+            "what": f"log-likelihood of G(z) with Gaussian noise of standard deviation {sigma:g} on top "
+            "(Wu et al. 2017): of another model than the sampler, which has none",
+        }
+    return result | {"note": NO_DENSITY}
 
 
 def tail_warning(estimates: dict[str, Estimate]) -> str | None:
@@ -208,39 +277,3 @@ def note_on(opened: OpenedRun) -> str | None:
     if opened.levels is None:
         return "the log-density of real-valued data: it depends on their unit, bits per dimension would too"
     return None
-
-
-def elbo_run(
-    path: Path,
-    *,
-    split: str,
-    num: int | None,
-    index: int | None,
-    particles: int,
-    data_dir: Path | None,
-    model: str | None,
-    device: str,
-    seed: int,
-    out: Path | None = None,
-) -> dict[str, Any]:
-    """The terms of the ELBO, of one image or on average over `num`; their picture in the file `out`."""
-    if out is not None:
-        output_file(out, ".png")
-    if not 1 <= particles <= MOST_PARTICLES:
-        raise UserError(f"--particles {particles} came, expected 1 to {MOST_PARTICLES:,}")
-    if num is not None:
-        check_num(num)
-    opened = open_run(path, model, device, seed)
-    images = opened.split(split, data_dir, num)
-    if index is not None:
-        if not 0 <= index < len(images):
-            raise UserError(f"--index {index} came, expected 0 to {len(images) - 1}")
-        images = images[index : index + 1]
-    if kind_of(opened.model) is Kind.NONE:
-        raise UserError(f"there is no ELBO: {opened.model.no_density}")
-    terms = elbo_terms(opened.model.model, opened.model.guide, images, particles)
-    if out is not None:
-        save_picture(out, figure_png(terms.plot()))
-    head = {"model": opened.run.config.model, "data": opened.run.config.data, "split": split}
-    each = {} if opened.run.config.vocabulary is None else {"each": "sentence"}
-    return head | each | terms.to_json()

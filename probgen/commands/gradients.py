@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from probgen.commands.common import check_num, open_run, output_file, save_picture
+import torch
+
+from probgen.commands.common import OpenedRun, check_num, need_density, open_run, output_file, save_picture
 from probgen.errors import UserError
+from probgen.inference.adversarial.saturation import generator_gradients, generator_norms
 from probgen.inference.gradients import FEWEST_DRAWS, compare_gradients
 from probgen.models.contracts import Kind, kind_of
-from probgen.plots import figure_png, gradients_figure
+from probgen.plots import figure_png, gradients_figure, saturation_figure
 
 MOST_DRAWS = 100_000
+SHOWN = (0.5, 0.1, 0.01, 1e-3, 1e-6)  # values of D(G(z)) in the table
 
 
 def gradients_run(
@@ -32,8 +36,9 @@ def gradients_run(
     if not FEWEST_DRAWS <= draws <= MOST_DRAWS:
         raise UserError(f"--draws {draws} came, expected {FEWEST_DRAWS} to {MOST_DRAWS:,}")
     opened = open_run(path, model, device, seed)
-    if kind_of(opened.model) is Kind.NONE:
-        raise UserError(f"there is no ELBO: {opened.model.no_density}")
+    if kind_of(opened.model) is Kind.IMPLICIT:
+        return adversarial(opened, out, draws)
+    need_density(opened, "ELBO")
     pair, images = opened.model, opened.split(split, data_dir, num)
     comparison = compare_gradients(pair.model, pair.guide, images, list(pair.parameters()), draws, progress=not quiet)
     if out is not None:
@@ -41,3 +46,13 @@ def gradients_run(
     config = opened.run.config
     head = {"model": config.model, "data": config.data, "split": split, "num_images": len(images)}
     return head | comparison.to_json()
+
+
+def adversarial(opened: OpenedRun, out: Path | None, draws: int) -> dict[str, Any]:
+    """What is left of the generator's gradient as D(G(z)) → 0, exactly; and how large it is for this run's players."""
+    exact = generator_gradients(torch.tensor(SHOWN, dtype=torch.float64))
+    if out is not None:
+        save_picture(out, figure_png(saturation_figure(generator_gradients())))
+    config = opened.run.config
+    head = {"model": config.model, "data": config.data, "loss": opened.model.objective.loss}
+    return head | {"saturation": exact.to_json(), "players": generator_norms(opened.model, draws)}

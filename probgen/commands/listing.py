@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from probgen.inference.checks import sites_of
 from probgen.inference.equation import Equation, equation
 from probgen.inference.graph import graph
 from probgen.inference.receptive_field import field_of
-from probgen.models.contracts import kind_of
+from probgen.models.contracts import Kind, kind_of
 from probgen.models.registry import MODELS, build, find_class, options_of
 from probgen.runs import RunConfig
 from probgen.vocabulary import Vocabulary
@@ -70,7 +71,8 @@ def describe_run(
     config = opened.run.config
     metrics = opened.run.read_metrics()
     blank = torch.zeros(2, *config.image_shape)
-    formula = equation(opened.model.model, opened.model.guide, blank)
+    guide = no_guide if kind_of(opened.model) is Kind.IMPLICIT else opened.model.guide
+    formula = equation(opened.model.model, guide, blank)
     field = field_of(opened.model)
     if field_file is not None and field is None:
         raise UserError(
@@ -88,10 +90,15 @@ def describe_run(
         "equation": str(formula).splitlines(),
         "receptive_field": None if field is None else field.to_json(),
         "parameters": sum(p.numel() for p in opened.model.parameters()),
+        **({"objective": asdict(opened.model.objective)} if kind_of(opened.model) is Kind.IMPLICIT else {}),
         "options": {o.name: config.options.get(o.name, o.default) for o in options_of(type(opened.model))},
         "training": trained_how(config),
         "last": {split: last_of(metrics, split) for split in ("train", "valid")},
     }
+
+
+def no_guide(_x: torch.Tensor) -> None:
+    """Of a sampler, from whose images nothing is inferred."""
 
 
 def trained_how(config: RunConfig) -> dict[str, Any]:

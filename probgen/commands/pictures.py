@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from probgen import plots
+from probgen.commands.film import field
 from probgen.commands.texts import as_file, draw_sentences
 from probgen.data import ImageData
 from probgen.files import write_atomic
@@ -25,13 +26,17 @@ NUM_SENTENCES = 20
 def draw_progress(run: Run, pair: Any, data: ImageData, records: list[dict[str, Any]]) -> None:
     """Samples, reconstructions and the curve, where the model has them; the random state is left alone."""
     pictures: dict[str, bytes] = {}
+    implicit = kind_of(pair) is Kind.IMPLICIT
     if any(r["split"] == "train" for r in records):
-        pictures["curve.png"] = plots.curve(records, "image" if data.vocabulary is None else "sentence")
+        each = "image" if data.vocabulary is None else "sentence"
+        pictures["curve.png"] = plots.duel(records) if implicit else plots.curve(records, each)
     with own_randomness(VALIDATION_SEED):
         images = data.valid.batch(torch.arange(min(NUM_RECONSTRUCTIONS, len(data.valid))))
         if kind_of(pair) is not Kind.NONE:
             pictures |= draw_samples(pair, data)
-        if data.levels is not None and has_code(pair, images):
+        if implicit and data.levels is None:
+            pictures["field.png"] = plots.figure_png(field(pair, data))
+        if data.levels is not None and not implicit and has_code(pair, images):
             back = reconstruct(pair, on_device(pair, images))
             pictures["reconstructions.png"] = plots.pairs(images, back, data.levels)
     for name, picture in pictures.items():

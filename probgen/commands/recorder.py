@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from probgen.commands.film import drop_later, is_due, shoot
 from probgen.commands.pictures import draw_progress
 from probgen.data import ImageData
 from probgen.errors import UserError
@@ -65,7 +66,18 @@ class RunRecorder(Recorder):
             self.save(loop)
         self.run.rewind_metrics(loop.trainer.steps_done)
         loop.history = self.run.read_metrics()
+        drop_later(self.run, loop.trainer.steps_done)
+        if loop.trainer.steps_done == 0:
+            self.stepped(loop)
         self.open_events(loop.trainer.steps_done)
+
+    def stepped(self, loop: Loop) -> None:
+        """A frame of the film, of the weights that would be kept."""
+        step = loop.trainer.steps_done
+        if self.run.config.animate and is_due(step, loop.config.steps):
+            loop.trainer.swap_average()
+            shoot(self.run, loop.trainer.pair, self.data, step)
+            loop.trainer.swap_average()
 
     def open_events(self, step: int) -> None:
         """TensorBoard's event files; what an earlier process wrote there after `step` is hidden."""
@@ -77,7 +89,7 @@ class RunRecorder(Recorder):
         """A line in metrics.jsonl and a point in TensorBoard for each term."""
         self.run.append_metrics(record)
         for name, value in record.items():
-            if name not in ("step", "split", "time", "epoch"):
+            if name not in ("step", "split", "time", "seconds", "epoch"):
                 self.events.add_scalar(f"{name}/{record['split']}", value, record["step"])
 
     def validated(self, loop: Loop) -> None:

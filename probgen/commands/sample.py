@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from PIL import Image
 from pyro import poutine
@@ -27,6 +28,8 @@ MOST_PICTURED = 10_000
 MOST_FILMED = 400
 STEPS = np.linspace(-3, 3, 7)  # standard deviations of the prior that a traversal walks through
 MANIFOLD_SIDE = 16
+ARC = np.linspace(0, 1, 10).tolist()  # places of a walk from one z to another
+MOST_ROWS = 100
 
 
 def sample_run(
@@ -55,10 +58,13 @@ def sample_run(
         raise UserError(f"--temperature {temperature:g} came, expected a number above 0")
     opened = open_run(path, model, device, seed)
     frames: list[Image.Image] = []
-    for option, given in (("--label", label), ("--animate", animate)):
+    implicit = kind_of(opened.model) is Kind.IMPLICIT
+    for option, given in (("--label", None if implicit else label), ("--animate", animate)):
         if given is not None:
             need_pixels(opened, option)
-    if draws_pixels(opened.model) and not mean:
+    if implicit and label is not None:
+        draw = partial(draw_labelled, label=label, temperature=temperature)
+    elif draws_pixels(opened.model) and not mean:
         draw = partial(draw_pixels, temperature=temperature, label=label, frames=frames if animate else None)
     else:
         draw = partial(draw_means if mean else draw_samples, temperature=temperature)
@@ -77,6 +83,11 @@ def sample_run(
 def draw_samples(opened: OpenedRun, num: int, temperature: float) -> Tensor:
     """x ~ p(x)."""
     return sample(opened.model, num, opened.image_shape, temperature=temperature)
+
+
+def draw_labelled(opened: OpenedRun, num: int, label: int, temperature: float) -> Tensor:
+    """x = G(z, label). Raises UserError for a label of a run without classes, or one that it does not know."""
+    return sample(opened.model, num, opened.image_shape, temperature=temperature, label=label)
 
 
 def draw_means(opened: OpenedRun, num: int, temperature: float) -> Tensor:
@@ -103,6 +114,7 @@ def reconstruct_run(
     output_file(out, ".png")
     check_num(num, MOST_PICTURED)
     opened = open_run(path, model, device, seed=0)  # a mean without a formula is one of draws
+    need_code(opened)
     images = opened.split(split, data_dir, num)
     levels = need_images(opened)
     write_atomic(out, plots.pairs(images, reconstruct(opened.model, images), levels))
@@ -123,6 +135,9 @@ def traverse_run(
     check_num(num, 1000)
     opened = open_run(path, model, device, seed=0)
     levels = need_images(opened)
+    if kind_of(opened.model) is Kind.IMPLICIT and between is None:
+        return write_atomic(out, wander(opened, num, levels))
+    need_code(opened)
     name, size = only_code(opened)
     images = opened.split("test", data_dir)
     if between is not None:
@@ -132,6 +147,45 @@ def traverse_run(
     else:
         picture = dimensions(opened, name, images[:1000], num, levels)
     write_atomic(out, picture)
+
+
+def need_code(opened: OpenedRun) -> None:
+    """Raise UserError for a model that finds no code for an image."""
+    if kind_of(opened.model) is Kind.IMPLICIT:
+        raise UserError(
+            f"{opened.run.config.model} has no guide: no z is known for an image, only an image for each z; "
+            "probgen traverse without --between walks from one z to another"
+        )
+
+
+@torch.no_grad()
+def wander(opened: OpenedRun, num: int, levels: int) -> bytes:
+    """Rows of x = G(z), from one z ~ p(z) to another on the arc between them.
+
+    Not on the straight line: its middle is shorter than any z that the generator has seen (White 2016).
+    """
+    pair, rows, steps = opened.model, min(num, MOST_ROWS), len(ARC)
+    with evaluating(pair), pyro.validation_enabled(False):
+        trace = poutine.trace(pair.model).get_trace(2 * rows)
+        latent = sample_sites(trace)
+        if "z" not in latent or latent["z"]["value"].dim() != 2:
+            raise UserError(f"{opened.run.config.model} has no latent vector 'z', expected one to walk along")
+        y = latent["y"]["value"][:rows].repeat_interleave(steps) if "y" in latent else None
+        start, end = latent["z"]["value"].chunk(2)
+        codes = arc(start, end, torch.tensor(ARC).to(start)).flatten(0, 1)
+        walk = poutine.condition(pair.model, data={"z": codes})
+        images = walk(len(codes)) if y is None else walk(len(codes), y)
+    return plots.grid(images, levels, columns=steps)
+
+
+def arc(start: Tensor, end: Tensor, steps: Tensor) -> Tensor:
+    """Spherical interpolation, b d and b d to b steps d: directions on the great circle, lengths linearly."""
+    lengths = start.norm(dim=-1), end.norm(dim=-1)
+    angle = ((start * end).sum(-1) / (lengths[0] * lengths[1])).clamp(-1 + 1e-6, 1 - 1e-6).acos()[:, None, None]
+    first, last = (side / length[:, None] for side, length in zip((start, end), lengths, strict=True))
+    t = steps[None, :, None]
+    along = (((1 - t) * angle).sin() * first[:, None] + (t * angle).sin() * last[:, None]) / angle.sin()
+    return along * torch.lerp(lengths[0][:, None, None], lengths[1][:, None, None], t)
 
 
 def dimensions(opened: OpenedRun, name: str, images: Tensor, num: int, levels: int) -> bytes:

@@ -11,19 +11,23 @@ from torch import Tensor
 
 from probgen.commands.common import check_data, choose_device
 from probgen.commands.configure import continued, new_config
+from probgen.commands.film import check_film, cut
 from probgen.commands.pictures import draw_progress
 from probgen.commands.recorder import RunRecorder, stop_signals
 from probgen.console import stderr_console
 from probgen.data import ImageData, Split, load_data
 from probgen.errors import UserError
 from probgen.inference.checks import check_pair
-from probgen.inference.loop import Loop, in_words, validation_terms
+from probgen.inference.fit import AnyTrainer, trainer_for
+from probgen.inference.loop import Loop, in_words
 from probgen.inference.traces import as_real
-from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, initialize
+from probgen.inference.trainer import TrainConfig, TrainingError, initialize
+from probgen.inference.validation import validation_terms
 from probgen.models.registry import is_user_file
 from probgen.runs import Run, RunConfig, build_model
 
 MOST_VALIDATION_IMAGES = 5_000
+NO_TERMS = ("step", "epoch", "split", "time", "seconds")
 
 
 def train(
@@ -49,14 +53,18 @@ def train(
     pair: Any = build_model(config, model).to(device)
     check_pair(pair, as_real(data.train.batch(torch.arange(min(3, len(data.train)))).to(device)))
     closed_form = getattr(pair, "estimator", None) == "closed-form"
+    if config.animate:
+        check_film(pair, data)
     trainer = None if closed_form else make_trainer(pair, data, config, device)
+    solving = time.monotonic()
     if closed_form:
         pair.maximum_likelihood(data.train.images)
+    solving = time.monotonic() - solving
     if not resume:
         run.check_free(overwrite=overwrite)
     with run.locked():
         run.write_config() if resume else run.begin(overwrite=overwrite)
-        summary = solved(run, pair, data) if trainer is None else climb(run, trainer, data, quiet)
+        summary = solved(run, pair, data, solving) if trainer is None else climb(run, trainer, data, quiet)
     seconds = round(time.time() - started, 1)
     each = "image" if data.vocabulary is None else "sentence"
     return {"model": model or config.model, "run": str(out), "each": each, **summary, "seconds": seconds}
@@ -79,11 +87,11 @@ def planned(model: str | None, given: Mapping[str, Any]) -> tuple[RunConfig, Ima
     return new_config(model, given, data), data
 
 
-def make_trainer(pair: Any, data: ImageData, config: RunConfig, device: torch.device) -> Trainer:
+def make_trainer(pair: Any, data: ImageData, config: RunConfig, device: torch.device) -> AnyTrainer:
     """The pair in training. Raises UserError for parameters that a run directory could not hold."""
     fields = {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__}
     initialize(pair, data.train)
-    trainer = Trainer(pair, data.train, TrainConfig(**fields), device)
+    trainer = trainer_for(pair, data.train, TrainConfig(**fields), device)
     if trainer.loose_parameters():
         raise UserError(
             f"{type(pair).__name__} makes parameters with pyro.param, which a run directory does not hold: "
@@ -92,22 +100,23 @@ def make_trainer(pair: Any, data: ImageData, config: RunConfig, device: torch.de
     return trainer
 
 
-def solved(run: Run, pair: Any, data: ImageData) -> dict[str, Any]:
+def solved(run: Run, pair: Any, data: ImageData, seconds: float) -> dict[str, Any]:
     """Record a maximum likelihood that was found in closed form: no steps were taken."""
     pair.eval()
     terms = validation_terms(pair, as_real(validation_images(data.valid)))
     run.save_weights(pair.state_dict())
     run.rewind_metrics(-1)
-    run.append_metrics({"step": 0, "epoch": 0.0, "split": "valid", **terms})
+    run.append_metrics({"step": 0, "epoch": 0.0, "split": "valid", **terms, "seconds": round(seconds, 3)})
     draw_progress(run, pair, data, [])
     return {"steps": 0, "finished": True, "closed_form": True, "valid": terms}
 
 
-def climb(run: Run, trainer: Trainer, data: ImageData, quiet: bool) -> dict[str, Any]:
+def climb(run: Run, trainer: AnyTrainer, data: ImageData, quiet: bool) -> dict[str, Any]:
     """Gradient steps, from the last checkpoint if there is one."""
     valid = validation_images(data.valid).to(trainer.device)
+    labels = None if data.valid.labels is None else data.valid.labels[: len(valid)]
     with stop_signals() as stop, RunRecorder(run, data, stop) as recorder:
-        loop = Loop(trainer, valid=valid, recorder=recorder, quiet=quiet)
+        loop = Loop(trainer, valid=valid, valid_labels=labels, recorder=recorder, quiet=quiet)
         recorder.restore(loop)
         try:
             loop.run()
@@ -117,8 +126,10 @@ def climb(run: Run, trainer: Trainer, data: ImageData, quiet: bool) -> dict[str,
         if loop.finished:
             trainer.load_weights(loop.final_weights())
             draw_progress(run, trainer.pair.eval(), data, run.read_metrics())
+            if run.config.animate:
+                cut(run)
     found = [r for r in run.read_metrics() if r["split"] == "valid"]
-    terms = {k: v for k, v in found[-1].items() if k not in ("step", "epoch", "split", "time")} if found else {}
+    terms = {k: v for k, v in found[-1].items() if k not in NO_TERMS} if found else {}
     summary = {"steps": trainer.steps_done, "finished": loop.finished, "closed_form": False, "valid": terms}
     if loop.best is not None:
         summary["best"] = {"step": loop.best["step"], "loss": loop.best["loss"]}

@@ -12,6 +12,8 @@ from probgen.inference.fit import fit
 from probgen.inference.gaps import inference_gaps
 from probgen.inference.gradients import compare_gradients
 from probgen.inference.graph import graph
+from probgen.inference.predict import sample
+from probgen.inference.probe import linear_probe
 from probgen.inference.terms import ElboTerms
 from probgen.inference.trainer import TrainConfig, Trainer, TrainingError
 
@@ -36,4 +38,6 @@ __all__ = [
     "graph",
     "inference_gaps",
     "iwae",
+    "linear_probe",
+    "sample",
 ]

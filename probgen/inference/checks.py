@@ -15,9 +15,11 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from probgen.distributions.implicit import Implicit
 from probgen.errors import UserError
-from probgen.inference.traces import Site, as_real, innermost, marked, sample_sites, trace_pair
-from probgen.models.contracts import Objective
+from probgen.inference.adversarial.checks import check_sampler
+from probgen.inference.traces import Site, as_real, evaluating, innermost, marked, sample_sites, trace_pair
+from probgen.models.contracts import Kind, Objective, kind_of
 
 NUM_IMAGES = 3
 NOT_THE_USERS = (sysconfig.get_paths()["stdlib"], "site-packages", "probgen/inference")
@@ -27,8 +29,11 @@ def check_pair(pair: Any, x: Shaped[Tensor, "b *shape"]) -> None:
     """Run guide and model on up to three images with Pyro's validation on; the random state is left as it was.
 
     Raises UserError in one line: the site, the shape that came and the one expected, or the line of the
-    pair's file that failed. Warns of sites whose gradient will be noisy.
+    pair's file that failed. Warns of sites whose gradient will be noisy. Of an implicit sampler, whose program has
+    nothing to score, see `check_sampler`.
     """
+    if kind_of(pair) is Kind.IMPLICIT:
+        return check_implicit(pair, x)
     batch = x[:NUM_IMAGES]
     objective, lines = getattr(pair, "objective", None) or Objective(), SiteLines()
     try:
@@ -43,6 +48,16 @@ def check_pair(pair: Any, x: Shaped[Tensor, "b *shape"]) -> None:
     for site in sites:
         if not (site.observed or site.enumerated or site.q.has_rsample):
             warnings.warn(score_function_warning(site), stacklevel=1)
+
+
+def check_implicit(pair: Any, x: Shaped[Tensor, "b *shape"]) -> None:
+    """Likewise for an implicit sampler."""
+    try:
+        check_sampler(pair, x)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(explain(pair, x, error, {})) from error
 
 
 def score_function_warning(site: Site) -> str:
@@ -117,11 +132,17 @@ def last_own_line(frames: Iterable[tuple[FrameType, int]]) -> str:
 
 
 def sites_of(pair: Any, x: Shaped[Tensor, "b *shape"]) -> dict[str, str]:
-    """The sites of the pair's model in program order, each `latent`, `summed out`, `observed` or `deterministic`."""
-    batch = x[:NUM_IMAGES]
-    with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
-        guide_trace = poutine.trace(pair.guide).get_trace(as_real(batch))
-        trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(as_real(batch))
+    """The sites of the pair's model in program order.
+
+    Each is `latent`, `summed out`, `observed`, `deterministic` or `implicit`.
+    """
+    batch = as_real(x[:NUM_IMAGES])
+    with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False), evaluating(pair):
+        if kind_of(pair) is Kind.IMPLICIT:
+            trace = poutine.trace(pair.model).get_trace(batch)
+            return {name: "implicit" if is_implicit(node) else "latent" for name, node in sample_sites(trace).items()}
+        guide_trace = poutine.trace(pair.guide).get_trace(batch)
+        trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(batch)
     random = sample_sites(trace)
     described = {}
     for name, node in trace.nodes.items():
@@ -131,3 +152,8 @@ def sites_of(pair: Any, x: Shaped[Tensor, "b *shape"]) -> dict[str, str]:
             latent = "summed out" if marked({name: node}) and name not in guide_trace.nodes else "latent"
             described[name] = "observed" if node["is_observed"] else latent
     return described
+
+
+def is_implicit(node: dict[str, Any]) -> bool:
+    """Whether a site was made by a sampler that has no density."""
+    return isinstance(node["fn"], Implicit)

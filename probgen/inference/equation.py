@@ -17,6 +17,7 @@ from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provena
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from probgen.distributions.implicit import Implicit
 from probgen.inference.traces import Program, as_real, evaluating, marked
 
 DATA = "\0data"  # the tag of the images that a program is handed
@@ -28,8 +29,8 @@ GREEK = ("alpha", "beta", "gamma", "epsilon", "theta", "lambda", "mu", "sigma", 
 class Factor:
     """One site as a factor: p(name | parents).
 
-    role: `latent`, `summed out` (latent, marked for enumeration and unknown to the guide), `observed`, or
-        `deterministic` (a function of its parents, no density).
+    role: `latent`, `summed out` (latent, marked for enumeration and unknown to the guide), `observed`,
+        `deterministic` (a function of its parents, no density), or `implicit` (made by a sampler, no density).
     distribution: its name; shape: of one value; plates: names of the plates around it.
     chain: whether the distribution is itself a product of conditionals, Π_i p(x_i | x_<i); `label`: the name of a
         label that it sums over.
@@ -85,8 +86,11 @@ class Equation:
 
         An improper prior or a `pyro.factor` makes no density: then only the functions remain.
         """
-        random = [f for f in self.model if f.role != "deterministic"]
-        functions = [f for f in self.model if f.role == "deterministic"]
+        random = [f for f in self.model if f.role not in ("deterministic", "implicit")]
+        functions = [f for f in self.model if f.role in ("deterministic", "implicit")]
+        if any(f.role == "implicit" for f in functions):
+            drawn = [f"{style.name(f.name)} {style.drawn_from} {style.factor('p', f)}" for f in random]
+            return drawn + [f"{style.name(f.name)} = {style.function(f)}" for f in functions]
         if any(f.distribution in NO_DENSITY for f in random):
             return [f"{style.name(f.name)} = {style.function(f)}" for f in functions]
         joint = style.total(self.summed_out, style.product("p", random))
@@ -150,7 +154,7 @@ class Equation:
 class Unicode:
     """Formulas as plain text."""
 
-    log, minus, bar, dot = "log", "−", " | ", " · "
+    log, minus, bar, dot, drawn_from = "log", "−", " | ", " · ", "~"
     every, all_of = "Π_i ", "Σ_i "
 
     def name(self, name: str) -> str:
@@ -192,7 +196,8 @@ class Unicode:
 
     def function(self, factor: Factor) -> str:
         """`f(z)`: a deterministic site."""
-        return f"f({', '.join(map(self.name, factor.parents))})"
+        letter = "G" if factor.role == "implicit" else "f"
+        return f"{letter}({', '.join(map(self.name, factor.parents))})"
 
     def expect(self, inside: str) -> str:
         """`E_q[…]`."""
@@ -206,7 +211,7 @@ class Unicode:
 class Latex(Unicode):
     """Formulas for a page."""
 
-    log, minus, bar, dot = "\\log", "-", " \\mid ", "\\, "
+    log, minus, bar, dot, drawn_from = "\\log", "-", " \\mid ", "\\, ", "\\sim"
     every, all_of = "\\prod_i ", "\\sum_i "
 
     def name(self, name: str) -> str:
@@ -280,16 +285,18 @@ def factors(program: Program, x: Tensor) -> list[Factor]:
 
 def describe(name: str, node: dict[str, Any], order: Sequence[str]) -> Factor:
     """One site of a tagged trace."""
-    deterministic = bool(node["infer"].get("_deterministic"))
+    deterministic, implicit = bool(node["infer"].get("_deterministic")), isinstance(node["fn"], Implicit)
     fn = node["fn"].base_dist if deterministic else node["fn"]
-    found = get_provenance(fn.log_prob(node["value"])) - {name}
+    found = get_provenance(fn.value if implicit else fn.log_prob(node["value"])) - {name}
     value = detach_provenance(node["value"])
     base = fn
     while hasattr(base, "base_dist"):
         base = base.base_dist
     event = len(fn.event_shape)
     latent = "summed out" if marked({name: node}) else "latent"
-    role = "deterministic" if deterministic else "observed" if node["is_observed"] else latent
+    role = (
+        "implicit" if implicit else "deterministic" if deterministic else "observed" if node["is_observed"] else latent
+    )
     return Factor(
         name,
         role,

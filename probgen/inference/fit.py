@@ -8,11 +8,15 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 
 from probgen.errors import UserError
-from probgen.inference.batches import BatchOrder, TensorImages
+from probgen.inference.adversarial.trainer import AdversarialTrainer
+from probgen.inference.batches import BatchOrder, Images, TensorImages
 from probgen.inference.checks import check_pair
 from probgen.inference.loop import Loop, Record
 from probgen.inference.traces import as_real
 from probgen.inference.trainer import TrainConfig, Trainer, initialize, set_mode
+from probgen.models.contracts import Kind, kind_of
+
+AnyTrainer = Trainer | AdversarialTrainer
 
 
 def fit(
@@ -58,12 +62,18 @@ def fit(
     check_pair(pair, as_real(images[:3]).to(device))
     shown = TensorImages(images, labels)
     initialize(pair, shown)
-    trainer = Trainer(pair, shown, config, device)
+    trainer = trainer_for(pair, shown, config, device)
     loop = Loop(trainer, valid=valid, quiet=not progress)
     history = loop.run()
     trainer.load_weights(loop.final_weights())
     set_mode(pair, training=False)
     return history
+
+
+def trainer_for(pair: Any, images: Images, config: TrainConfig, device: torch.device) -> AnyTrainer:
+    """Alternating steps for an implicit sampler, SVI for every other pair."""
+    adversarial = kind_of(pair) is Kind.IMPLICIT
+    return (AdversarialTrainer if adversarial else Trainer)(pair, images, config, device)
 
 
 def device_of(pair: Any) -> torch.device:

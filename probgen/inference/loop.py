@@ -8,17 +8,21 @@ import torch
 from torch import Tensor
 
 from probgen.console import progress_bar
-from probgen.inference.elbo import elbo_terms
-from probgen.inference.objective import step_objective
+from probgen.inference.adversarial.trainer import AdversarialTrainer
 from probgen.inference.randomness import own_randomness
-from probgen.inference.traces import as_real, evaluating
 from probgen.inference.trainer import TrainConfig, Trainer
-from probgen.models.contracts import Kind, kind_of
 
 NUM_RECORDS = 200  # training records in a run
 NUM_VALIDATIONS = 50
 VALIDATION_SEED = 20_140_501
 Record = dict[str, Any]
+PLAYED = {  # what is told of two players
+    "value": "value",
+    "d_real": "D(x)",
+    "d_fake": "D(G(z))",
+    "critic_real": "critic at x",
+    "critic_fake": "critic at G(z)",
+}
 
 
 class Recorder:
@@ -33,6 +37,9 @@ class Recorder:
     def validated(self, loop: "Loop") -> None:
         """After a validation, with the weights that were validated in place."""
 
+    def stepped(self, loop: "Loop") -> None:
+        """After each step."""
+
     def stop_requested(self) -> bool:
         """Whether to stop before the next step."""
         return False
@@ -43,20 +50,22 @@ class Loop:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Trainer | AdversarialTrainer,
         *,
         valid: Tensor | None = None,
+        valid_labels: Tensor | None = None,
         recorder: Recorder | None = None,
         quiet: bool = False,
     ) -> None:
-        self.trainer, self.valid, self.quiet = trainer, valid, quiet
+        self.trainer, self.valid, self.valid_labels, self.quiet = trainer, valid, valid_labels, quiet
         self.recorder = recorder or Recorder()
         self.history: list[Record] = []
         self.pending: list[Record] = []
         self.best: dict[str, Any] | None = None
         self.validations_since_best = 0
+        self.seconds_before, self.started = 0.0, time.monotonic()
         self.record_every = max(1, trainer.config.steps // NUM_RECORDS)
-        epoch = trainer.order.steps_for(1)
+        epoch = math.ceil(trainer.order.steps_for(1) / trainer.batches_per_step)
         self.validate_every = max(epoch, math.ceil(trainer.config.steps / NUM_VALIDATIONS))
 
     @property
@@ -76,12 +85,18 @@ class Loop:
 
         Raises TrainingError at a loss that is nan or infinite.
         """
+        self.started = time.monotonic()
         with progress_bar(quiet=self.quiet) as bar:
             task = bar.add_task("training", total=self.config.steps, completed=self.trainer.steps_done, terms="")
             while not self.finished and not self.recorder.stop_requested():
                 self.one_step()
                 bar.update(task, completed=self.trainer.steps_done, terms=summary(self.history))
         return self.history
+
+    @property
+    def seconds(self) -> float:
+        """Time in training, over all calls; pictures and checkpoints included, what a kill undid is not."""
+        return self.seconds_before + time.monotonic() - self.started
 
     def one_step(self) -> None:
         """A gradient step, and what falls due after it."""
@@ -91,6 +106,7 @@ class Loop:
             self.flush()
         if self.valid is not None and (step % self.validate_every == 0 or step == last):
             self.validate()
+        self.recorder.stepped(self)
         if step % self.record_every == 0 or step == last:
             self.recorder.checkpoint(self)
 
@@ -105,17 +121,18 @@ class Loop:
 
     def add(self, split: str, terms: Record) -> None:
         """Note a record and hand it on."""
-        epoch = self.trainer.steps_done * self.trainer.order.batch_size / len(self.trainer.images)
+        batches = self.trainer.steps_done * self.trainer.batches_per_step
+        epoch = batches * self.trainer.order.batch_size / len(self.trainer.images)
         record = {"step": self.trainer.steps_done, "epoch": round(epoch, 3), "split": split, **terms}
         self.history.append(record)
-        self.recorder.record({**record, "time": round(time.time(), 3)})
+        self.recorder.record({**record, "time": round(time.time(), 3), "seconds": round(self.seconds, 3)})
 
     def validate(self) -> None:
         """Bound on the validation images, always with the same noise; remembers the best weights if asked to."""
         assert self.valid is not None
         self.trainer.swap_average()
         with own_randomness(VALIDATION_SEED):
-            terms = validation_terms(self.trainer.pair, self.valid)
+            terms = self.trainer.validation_terms(self.valid, self.valid_labels)
             self.add("valid", terms)
             self.recorder.validated(self)
         if self.config.patience is not None:
@@ -146,6 +163,7 @@ class Loop:
             "pending": pending,
             "best": self.best,
             "validations_since_best": self.validations_since_best,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,23 +171,7 @@ class Loop:
         self.trainer.load_state_dict(state["trainer"])
         self.pending, self.best = state["pending"], state["best"]
         self.validations_since_best = state["validations_since_best"]
-
-
-def validation_terms(pair: Any, x: Tensor) -> Record:
-    """Loss per image and its terms on `x`, KL weight 1; a pair without a density has only a loss."""
-    if kind_of(pair) is Kind.NONE:
-        objective = step_objective(pair)
-        with torch.no_grad(), evaluating(pair):
-            losses = [(len(part), objective(as_real(part)).loss.item()) for part in x.split(1024)]
-        return {"loss": sum(n * loss for n, loss in losses) / len(x)}
-    terms = elbo_terms(pair.model, pair.guide, x)
-    record = {
-        "loss": -terms.estimate.value,
-        "elbo": terms.estimate.value,
-        "log_likelihood": float(terms.log_likelihood.mean()),
-        "kl": float(terms.kl.mean()),
-    }
-    return record if terms.active_units is None else record | {"active_units": terms.active_units}
+        self.seconds_before, self.started = float(state["seconds"]), time.monotonic()
 
 
 def summary(history: list[Record]) -> str:
@@ -180,9 +182,11 @@ def summary(history: list[Record]) -> str:
 
 
 def in_words(terms: Record) -> Record:
-    """What to tell of a record: ELBO and its terms; log p(x) where nothing is latent; or what there is."""
+    """What to tell of a record: ELBO and its terms; log p(x) where nothing is latent; two players' scores; the loss."""
     if terms.get("kl") == 0:
         return {"log p(x)": terms["elbo"]}
     known = ("elbo", "log_likelihood", "kl", "active_units", "student_forced", "joint")
-    names: list[str] = [name for name in known if name in terms] or ["loss"]
-    return {name.replace("_", " "): terms[name] for name in names}
+    names: list[str] = [name for name in known if name in terms]
+    if names or "loss" in terms:
+        return {name.replace("_", " "): terms[name] for name in names or ["loss"]}
+    return {told: terms[name] for name, told in PLAYED.items() if name in terms}

@@ -3,7 +3,7 @@
 All three run the pair's own program with other things held fixed, so that they work for any pair.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyro
@@ -16,18 +16,23 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from probgen.distributions.implicit import Implicit
 from probgen.errors import UserError
 from probgen.inference.traces import as_real, evaluating, sample_sites
+from probgen.models.contracts import Kind, kind_of
 
 DRAWS_FOR_A_MEAN = 100
 
 
 class Temper(Messenger):
-    """Scale the spread of every Gaussian prior by `temperature`: z ← E[z] + temperature · (z − E[z])."""
+    """Scale the spread of every Gaussian prior by `temperature`: z ← E[z] + temperature · (z − E[z]).
 
-    def __init__(self, temperature: float) -> None:
+    spared: sites that have no spread and are drawn as they are, such as labels.
+    """
+
+    def __init__(self, temperature: float, spared: Collection[str] = ()) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.spared = temperature, spared
         self.refused: dict[str, str] = {}  # site → distribution; told afterwards, since Pyro rewords what is raised
 
     def _pyro_post_sample(self, message: Any) -> None:
@@ -35,6 +40,8 @@ class Temper(Messenger):
         if not drawn_prior or site_is_subsample(message) or message["infer"].get("_deterministic"):
             return
         fn = message["fn"]
+        if isinstance(fn, Implicit) or message["name"] in self.spared:  # x = G(z) is tempered with its z
+            return
         base = fn.base_dist if isinstance(fn, Independent) else fn
         if isinstance(base, Normal | MultivariateNormal):
             message["value"] = fn.mean + self.temperature * (message["value"] - fn.mean)
@@ -52,23 +59,51 @@ class Temper(Messenger):
 
 
 @torch.no_grad()
-def sample(pair: Any, num: int, image_shape: Sequence[int], *, temperature: float = 1.0) -> Float[Tensor, "num *shape"]:
+def sample(
+    pair: Any, num: int, image_shape: Sequence[int], *, temperature: float = 1.0, label: int | None = None
+) -> Float[Tensor, "num *shape"]:
     """x ~ p(x): a pair's own `sample(num, temperature=…)` where it has one, else its program run unobserved.
 
-    temperature: factor on the standard deviation of Gaussian priors.
+    temperature: factor on the standard deviation of Gaussian priors. label: of a class-conditional model, to draw from
+        p(x | label).
 
-    Raises UserError for a pair that draws no images.
+    Raises UserError for a pair that draws no images, or knows no labels.
     """
     own = getattr(pair, "sample", None)
+    if kind_of(pair) is Kind.IMPLICIT:
+        return sample_implicit(pair, num, temperature, label)
+    options = {} if temperature == 1 else {"temperature": temperature}
+    options |= {} if label is None else {"label": label}
     if callable(own):
         with evaluating(pair):
-            return own(num, temperature=temperature) if temperature != 1 else own(num)
+            return own(num, **options)
+    if label is not None:
+        raise UserError(f"label {label} came, but {type(pair).__name__} draws from no label")
     if no_prior := getattr(pair, "no_density", None):
         raise UserError(f"nothing to sample from: {no_prior}; it can reconstruct")
     with evaluating(pair), pyro.validation_enabled(False), Temper(temperature) as temper:
         trace = poutine.trace(poutine.uncondition(pair.model)).get_trace(blank(pair, num, image_shape))
     temper.check()
     return as_real(image_site(trace, num, image_shape)["value"].reshape(num, *image_shape))
+
+
+def sample_implicit(pair: Any, num: int, temperature: float, label: int | None = None) -> Float[Tensor, "num *shape"]:
+    """x = G(z), of images in whole grey levels: the generator itself makes numbers between them.
+
+    Raises UserError for a label of a model that knows none, or one that it does not know.
+    """
+    classes = getattr(pair, "num_classes", None) if getattr(pair, "takes_labels", False) else None
+    if label is not None and classes is None:
+        raise UserError("a label came, but this model was trained without: train with condition=label")
+    if label is not None and not 0 <= label < (classes or 0):
+        raise UserError(f"label {label} came, expected a whole number, 0 to {(classes or 0) - 1}")
+    y = None if label is None else torch.full((num,), label, device=next(pair.parameters()).device)
+    spared = () if classes is None else ("y",)
+    with evaluating(pair), pyro.validation_enabled(False), Temper(temperature, spared) as temper:
+        made = pair.model(num) if y is None else pair.model(num, y)
+    temper.check()
+    levels = getattr(pair, "levels", None)
+    return made if levels is None else made.round().clamp(0, levels - 1)
 
 
 @torch.no_grad()
@@ -81,6 +116,8 @@ def sample_means(
     """
     if no_prior := getattr(pair, "no_density", None):
         raise UserError(f"nothing to sample from: {no_prior}; it can reconstruct")
+    if kind_of(pair) is Kind.IMPLICIT:
+        raise UserError("x = G(z) is the same for each draw of one z, so that E[x | z] is x itself: draw samples")
     with evaluating(pair), pyro.validation_enabled(False), Temper(temperature) as temper:
         trace = poutine.trace(poutine.uncondition(pair.model)).get_trace(blank(pair, num, image_shape))
     temper.check()

@@ -17,6 +17,7 @@ from probgen.inference.batches import BatchOrder, Images
 from probgen.inference.objective import StepTerms, first_bad_site, step_objective
 from probgen.inference.randomness import random_state, set_random_state
 from probgen.inference.traces import as_real, modules_of
+from probgen.inference.validation import validation_terms
 from probgen.models.contracts import Initializable
 
 MOST_SHOWN = 10_000
@@ -86,6 +87,8 @@ class Trainer:
     pair: an object with `model` and `guide`. images: the training set. device: where the pair already is.
     """
 
+    batches_per_step = 1
+
     def __init__(self, pair: Any, images: Images, config: TrainConfig, device: torch.device | str = "cpu") -> None:
         self.pair, self.images, self.config, self.device = pair, images, config, torch.device(device)
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
@@ -97,14 +100,7 @@ class Trainer:
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """The images of a step, on the device, as floating-point whole numbers; and their labels, to a pair of both."""
-        rows = self.order.rows(step)
-        x = as_real(self.images.batch(rows).to(self.device))
-        if not getattr(self.pair, "takes_labels", False):
-            return (x,)
-        labels = getattr(self.images, "labels", None)
-        if labels is None:
-            raise UserError(f"{type(self.pair).__name__} takes labels, but the training images came without")
-        return x, labels[rows.to(labels.device)].to(self.device)
+        return batch_of(self.pair, self.images, self.order.rows(step), self.device)
 
     def step(self) -> dict[str, Any]:
         """Take one gradient step; gives the batch's terms (see `StepTerms`) and the learning rate.
@@ -129,6 +125,10 @@ class Trainer:
         self.steps_done += 1
         return {"loss": step.loss.detach(), **step.terms, "lr": lr}
 
+    def validation_terms(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
+        """Loss per image and its terms on images that were not trained on; labels are not looked at."""
+        return validation_terms(self.pair, x)
+
     def check_finite(self, step: StepTerms) -> None:
         """Stop at a loss that is no number."""
         if not torch.isfinite(step.loss):
@@ -139,9 +139,9 @@ class Trainer:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """average ← decay · average + (1 − decay) · weights, with a decay that starts small (the start forgotten)."""
+        """average ← decay · average + (1 − decay) · weights."""
         if self.config.ema:
-            decay = min(self.config.ema, (1 + self.steps_done) / (10 + self.steps_done))
+            decay = moving_decay(self.config.ema, self.steps_done)
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,23 +189,47 @@ class Trainer:
             parameter.data, average.data = average.data, parameter.data
 
 
+def batch_of(pair: Any, images: Images, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Images on the device, as floating-point whole numbers; and their labels, to a pair that takes them."""
+    x = as_real(images.batch(rows).to(device))
+    if not getattr(pair, "takes_labels", False):
+        return (x,)
+    labels = getattr(images, "labels", None)
+    if labels is None:
+        raise UserError(f"{type(pair).__name__} takes labels, but the training images came without")
+    return x, labels[rows.to(labels.device)].to(device)
+
+
+def moving_decay(ema: float, steps_done: int) -> float:
+    """The average's decay: it starts small, so that the start is forgotten."""
+    return min(ema, (1 + steps_done) / (10 + steps_done))
+
+
 def check_state(state: dict[str, Any], parameters: list[Tensor], config: TrainConfig) -> None:
-    """The step is one of the run's, and what the optimizer remembers has the parameters' shapes.
+    """The step is one of the run's, and what the optimizer and the average remember has the parameters' shapes."""
+    check_steps(state["steps_done"], config)
+    check_moments(state["optimizer"], parameters, state["steps_done"])
+    if [p.shape for p in state["average"]] != ([p.shape for p in parameters] if config.ema else []):
+        raise ValueError("the average is not of the parameters' shapes")
+
+
+def check_steps(done: Any, config: TrainConfig) -> None:
+    """A number of steps that the run can have done."""
+    if type(done) is not int or not 0 <= done <= config.steps:
+        raise ValueError(f"steps_done is {done!r}, expected 0 to {config.steps}")
+
+
+def check_moments(optimizer: dict[str, Any], parameters: list[Tensor], done: int) -> None:
+    """Adam's moments have the parameters' shapes.
 
     torch's fused Adam does not look: a tensor of another shape would make it write outside its memory.
     """
-    done = state["steps_done"]
-    if type(done) is not int or not 0 <= done <= config.steps:
-        raise ValueError(f"steps_done is {done!r}, expected 0 to {config.steps}")
-    shapes = [p.shape for p in parameters]
-    moments = state["optimizer"]["state"]
+    shapes, moments = [p.shape for p in parameters], optimizer["state"]
     if bool(done) != bool(moments) or not set(moments) <= set(range(len(shapes))):
         raise ValueError("the optimizer remembers other parameters, or nothing")
     for index, moment in moments.items():
         if {moment["exp_avg"].shape, moment["exp_avg_sq"].shape} != {shapes[index]} or moment["step"].numel() != 1:
             raise ValueError(f"the optimizer's state of parameter {index} is not of shape {tuple(shapes[index])}")
-    if [p.shape for p in state["average"]] != (shapes if config.ema else []):
-        raise ValueError("the average is not of the parameters' shapes")
 
 
 def set_mode(pair: Any, *, training: bool) -> None:

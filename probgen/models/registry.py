@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from probgen.errors import UserError
+from probgen.models.contracts import Kind
 
 MODELS = {
     "gaussian": "probgen.models.gaussian:MultivariateGaussian",
@@ -27,6 +28,7 @@ MODELS = {
     "row-lstm": "probgen.models.pixelrnn:RowLSTM",
     "diagonal-bilstm": "probgen.models.pixelrnn:DiagonalBiLSTM",
     "raster-lstm": "probgen.models.pixelrnn:RasterLSTM",
+    "gan": "probgen.models.gan:GAN",
     "language": "probgen.models.language:LanguageModel",
 }
 PLAIN_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -117,7 +119,8 @@ def pair_class(module: types.ModuleType, filename: str, class_name: str) -> type
     if not inspect.isclass(found):
         came = f"no class {class_name!r} in {filename}" if class_name else f"{filename} came without a class"
         raise UserError(f"{came}: expected FILE.py:CLASS with one of {', '.join(own) or '(it defines no class)'}")
-    for program in ("model", "guide"):
+    implicit = getattr(found, "kind", None) == Kind.IMPLICIT  # it has nothing to infer
+    for program in ("model",) if implicit else ("model", "guide"):
         if not callable(getattr(found, program, None)):
             raise UserError(f"{class_name} in {filename} has no method {program}(self, x), expected model and guide")
     return found

@@ -48,6 +48,6 @@ def film(frames: list[Image.Image]) -> bytes:
     """Frames as an animated GIF of about six seconds that rests on its last one and starts anew."""
     buffer = io.BytesIO()
     duration = [max(20, FILM_MS // len(frames))] * (len(frames) - 1) + [LAST_FRAME_MS]
-    small = [one.quantize(64) for one in frames]
+    small = [one.quantize(64, dither=Image.Dither.NONE) for one in frames]
     small[0].save(buffer, "GIF", save_all=True, append_images=small[1:], duration=duration, loop=0)
     return buffer.getvalue()

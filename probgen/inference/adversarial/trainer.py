@@ -1,0 +1,267 @@
+"""Two players in turn, one alternating step at a time (Goodfellow et al. 2014, algorithm 1).
+
+    discriminator   φ ← Adam( ∇_φ L_D(D(x), D(G(z))) + penalty )      so many times
+    generator       θ ← Adam( ∇_θ L_G(D(G(z))) )                      once
+
+The other player's weights stand still meanwhile. Real and generated images pass through the discriminator apart, so
+that batch norm never mixes them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from probgen.errors import UserError
+from probgen.inference.adversarial.losses import make_loss
+from probgen.inference.adversarial.penalties import penalty
+from probgen.inference.batches import BatchOrder, Images
+from probgen.inference.randomness import random_state, set_random_state
+from probgen.inference.traces import as_real, evaluating
+from probgen.inference.trainer import (
+    TrainConfig,
+    TrainingError,
+    batch_of,
+    check_moments,
+    check_steps,
+    moving_decay,
+    set_mode,
+)
+from probgen.models.contracts import ImplicitSampler
+
+CHUNK = 1000  # images judged at once in validation
+
+
+class AdversarialTrainer:
+    """An implicit sampler in training: `step()` lets both players move; `state_dict()` is all that the next depends on.
+
+    pair: an `ImplicitSampler` that is a module. images: the training set. device: where the pair already is.
+    With `config.ema` the average is the generator's, with the buffers of batch norm, and is what is sampled and saved.
+
+    Raises UserError for settings that do not go together.
+    """
+
+    def __init__(self, pair: Any, images: Images, config: TrainConfig, device: torch.device | str = "cpu") -> None:
+        self.pair, self.images, self.config, self.device = pair, images, config, torch.device(device)
+        self.play = pair.objective
+        self.loss = make_loss(self.play.loss, self.play.label_smoothing)
+        self.order = BatchOrder(len(images), config.batch_size, config.seed)
+        self.batches_per_step = self.play.discriminator_steps + self.loss.needs_real
+        self.players = {name: trainable(pair, name) for name in ("discriminator", "generator")}
+        self.parameters = [p for player in self.players.values() for p in player]
+        betas = (self.play.beta1, self.play.beta2)
+        self.optimizers = {
+            name: torch.optim.Adam(player, lr=config.lr, betas=betas, fused=True)
+            for name, player in self.players.items()
+        }
+        check_play(pair, self.order.batch_size, config)
+        self.batch(0)  # labels that are wanted and missing are told now
+        self.average = [p.detach().clone() for p in averaged(pair)] if config.ema else []
+        self.steps_done = 0
+
+    # --- one step
+
+    def step(self) -> dict[str, Any]:
+        """Both players' updates; gives each one's terms, gradient norms, and the learning rate.
+
+        Raises TrainingError, before the player has moved, when its loss or gradient is nan or infinite.
+        """
+        set_mode(self.pair, training=True)
+        lr = self.config.lr_at(self.steps_done)
+        for name, factor in (("discriminator", self.play.discriminator_lr), ("generator", 1.0)):
+            self.optimizers[name].param_groups[0]["lr"] = lr * factor
+        first = self.steps_done * self.batches_per_step
+        with pyro.validation_enabled(False):
+            for number in range(first, first + self.play.discriminator_steps):
+                terms = self.discriminator_step(*self.batch(number))
+            last = first + self.batches_per_step - 1
+            terms |= self.generator_step(*self.batch(last))  # a new batch only where the loss looks at one
+        self.update_average()
+        self.steps_done += 1
+        return terms | {"lr": lr}
+
+    def batch(self, number: int) -> tuple[Tensor, ...]:
+        """Batch `number` of the endless row of them: images, and labels to a sampler with classes."""
+        return batch_of(self.pair, self.images, self.order.rows(number), self.device)
+
+    def discriminator_step(self, x: Shaped[Tensor, "b *shape"], *y: Tensor) -> dict[str, Any]:
+        """Lower L_D on one batch of data and as many draws, of the same labels where there are any."""
+        with torch.no_grad():
+            fake = self.noisy(self.pair.seen(self.pair.model(len(x), *y)))
+            real = self.noisy(self.pair.seen(x))
+        regularized = self.play.regularizer != "none"
+        real, fake = (part.requires_grad_(regularized) for part in (real, fake))
+
+        def judge(seen: Tensor) -> Tensor:
+            return self.pair.judge(seen, *y)
+
+        on_real, on_fake = judge(real), judge(fake)
+        cost = penalty(self.play.regularizer, judge, real, fake, self.play.gamma, on_real, on_fake)
+        loss = self.loss.discriminator(on_real, on_fake)
+        norm = self.update("discriminator", loss + cost)
+        terms = self.scores(on_real.detach(), on_fake.detach())
+        terms |= {"discriminator_loss": loss.detach(), "discriminator_gradient": norm}
+        return terms | ({"penalty": cost.detach()} if regularized else {})
+
+    def generator_step(self, x: Shaped[Tensor, "b *shape"], *y: Tensor) -> dict[str, Any]:
+        """Lower L_G on draws, as many as there are images in x, and of their labels."""
+        with frozen(self.players["discriminator"]):
+            on_fake = self.pair.judge(self.noisy(self.pair.seen(self.pair.model(len(x), *y))), *y)
+            on_real = None
+            if self.loss.needs_real:
+                with torch.no_grad():
+                    on_real = self.pair.judge(self.noisy(self.pair.seen(x)), *y)
+            loss = self.loss.generator(on_fake, on_real)
+        return {"generator_loss": loss.detach(), "generator_gradient": self.update("generator", loss)}
+
+    def update(self, name: str, loss: Float[Tensor, ""]) -> Tensor:
+        """One step of a player's optimizer on its own parameters; gives the norm of its gradient."""
+        parameters, optimizer = self.players[name], self.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward(inputs=parameters)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(loss.detach() + norm):
+            what = "loss" if not torch.isfinite(loss) else "gradient"
+            raise TrainingError(
+                f"step {self.steps_done + 1}: the {name}'s {what} is not a finite number, it has diverged; lower the "
+                f"learning rate ({self.config.lr:g}), set a regularizer or clip_norm"
+            )
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+        optimizer.step()
+        return norm
+
+    def noisy(self, seen: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """Instance noise, falling linearly to 0 at the end of the run."""
+        sigma = self.play.instance_noise * (1 - self.steps_done / self.config.steps)
+        return seen + sigma * torch.randn_like(seen) if sigma > 0 else seen
+
+    def scores(self, on_real: Float[Tensor, " p"], on_fake: Float[Tensor, " q"]) -> dict[str, Any]:
+        """The value of the game and the mean of D(x) and D(G(z)); of the logits, where they make no probability."""
+        if self.loss.is_probability:
+            return {
+                "value": self.loss.value(on_real, on_fake),
+                "d_real": on_real.sigmoid().mean(),
+                "d_fake": on_fake.sigmoid().mean(),
+            }
+        return {
+            "value": self.loss.value(on_real, on_fake),
+            "critic_real": on_real.mean(),
+            "critic_fake": on_fake.mean(),
+        }
+
+    @torch.no_grad()
+    def validation_terms(self, x: Shaped[Tensor, "n *shape"], y: Shaped[Tensor, " n"] | None = None) -> dict[str, Any]:
+        """The scores on images that were not trained on, and as many draws; the discriminator in `eval()` mode.
+
+        D(x) far below that of training batches says that it has learned its images by heart. Fewer images than make
+        one pack give no scores, nor do images without labels to a sampler with classes, which alone looks at y.
+        """
+        takes_labels = getattr(self.pair, "takes_labels", False)
+        whole, size = len(x) - len(x) % self.play.packing, CHUNK - CHUNK % self.play.packing
+        if not whole or (takes_labels and y is None):
+            return {}
+        labels = () if y is None or not takes_labels else (y.to(x.device),)
+        on_real, on_fake = [], []
+        with evaluating(self.pair), pyro.validation_enabled(False):
+            for rows in torch.arange(whole, device=x.device).split(size):
+                given = [known[rows] for known in labels]
+                on_real.append(self.pair.judge(self.pair.seen(as_real(x[rows])), *given))
+                on_fake.append(self.pair.judge(self.pair.seen(self.pair.model(len(rows), *given)), *given))
+        return {name: value.item() for name, value in self.scores(torch.cat(on_real), torch.cat(on_fake)).items()}
+
+    # --- what a run remembers
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """average ← decay · average + (1 − decay) · the generator's numbers."""
+        if self.config.ema:
+            decay = moving_decay(self.config.ema, self.steps_done)
+            torch._foreach_lerp_(self.average, [p.detach() for p in averaged(self.pair)], 1 - decay)
+
+    def swap_average(self) -> None:
+        """Exchange the generator's numbers with their average; a second call undoes it. Nothing without `ema`."""
+        for number, average in zip(averaged(self.pair), self.average, strict=False):
+            number.data, average.data = average.data, number.data
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all parameters and buffers of both players."""
+        return {name: value.detach().clone() for name, value in self.pair.state_dict().items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Put a copy made by `weights` back."""
+        self.pair.load_state_dict(weights)
+
+    def loose_parameters(self) -> dict[str, Tensor]:
+        """None: the players are modules."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, both optimizers, average, random state, step: the next step is a function of these alone."""
+        return {
+            "steps_done": self.steps_done,
+            "pair": self.weights(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "average": self.average,
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`. Raises ValueError for one that is not of this trainer."""
+        check_steps(state["steps_done"], self.config)
+        for name, player in self.players.items():
+            check_moments(state["optimizers"][name], player, state["steps_done"])
+        if [p.shape for p in state["average"]] != [p.shape for p in self.average]:
+            raise ValueError("the average is not of the generator's shapes")
+        self.steps_done = state["steps_done"]
+        self.load_weights(state["pair"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.average = [p.to(self.device) for p in state["average"]]
+        set_random_state(state["random"])
+
+
+def trainable(pair: Any, player: str) -> list[Tensor]:
+    """A player's parameters. Raises UserError for a player without."""
+    found = [p for p in getattr(pair, player).parameters() if p.requires_grad]
+    if not found:
+        raise UserError(f"the {player} of {type(pair).__name__} has no parameters to train")
+    return found
+
+
+def averaged(pair: Any) -> list[Tensor]:
+    """What `ema` averages: the generator's parameters and real-valued buffers, the statistics of batch norm."""
+    generator = pair.generator
+    return [*generator.parameters(), *(b for b in generator.buffers() if b.is_floating_point())]
+
+
+@contextmanager
+def frozen(parameters: list[Tensor]) -> Iterator[None]:
+    """The parameters get no gradient inside."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def check_play(pair: ImplicitSampler, batch_size: int, config: TrainConfig) -> None:
+    """Settings that would fail at the first step, or mean nothing."""
+    packing = pair.objective.packing
+    if batch_size % packing:
+        raise UserError(f"batches of {batch_size} images came with packing={packing}: give a multiple of {packing}")
+    players = (pair.generator, pair.discriminator)
+    if batch_size // packing < 2 and any(isinstance(m, _BatchNorm) for p in players for m in p.modules()):
+        raise UserError("batch norm came with batches of one image, which have no spread: give a larger batch_size")
+    if config.patience is not None:
+        raise UserError(
+            "patience came with an implicit model: neither player's loss says how good the samples are, so there is "
+            "nothing to wait for; leave it out"
+        )

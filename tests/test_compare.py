@@ -1,0 +1,477 @@
+"""`probgen compare`: the same measures for every family, and nothing ranked that cannot be."""
+
+import functools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import SHARED, content, copy_of, ok, picture, refused, trained
+
+from probgen.commands.common import open_run
+from probgen.commands.quality import draw
+from probgen.data import load_data
+from probgen.inference.randomness import own_randomness
+from probgen.measures import judge_samples
+from probgen.tables_compare import best_of
+from probgen.tables_samples import measured
+
+SMALL = ("--num", 20, "--particles", 5, "--samples", 60)
+FAMILIES = ("gaussian", "vae", "pixelcnn", "autoencoder", "gan")
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@functools.cache
+def run_of(name):
+    """A small run of `helpers`, or a sampler."""
+    if name not in ("gan", "ring-gan"):
+        return trained(name)
+    data = "ring:300" if name.startswith("ring") else "digits"
+    ok("train", "gan", "--data", data, "--steps", 3, "--out", SHARED / "samplers" / name, "--quiet")
+    return SHARED / "samplers" / name
+
+
+@functools.cache
+def compared(*names):
+    """A comparison made once: its directory, and what was printed."""
+    out = SHARED / f"comparison-{'-'.join(names)}"
+    result = ok("compare", *map(run_of, names), "--out", out, *SMALL)
+    return out, result
+
+
+def record_of(*names):
+    return json.loads((compared(*names)[0] / "comparison.json").read_text())
+
+
+def rows_of(*names):
+    return dict(zip(names, record_of(*names)["runs"], strict=True))
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize("name", ["gaussian", "vae", "pixelcnn", "gan"])
+def test_the_numbers_are_those_of_evaluate(name):
+    row = rows_of(*FAMILIES)[name]
+    found = ok("evaluate", run_of(name), *SMALL, "--json").json
+    assert row["estimates"] == found["estimates"]
+    assert (row["bits_per_dim"] or {"value": None})["value"] == found["bits_per_dim"]
+    for measure in ("frechet_distance", "kernel_distance", "precision", "recall", "c2st"):
+        assert row["measures"][measure] == found["samples"][measure], measure
+
+
+def test_the_samples_measures_are_those_of_the_same_samples():
+    opened = open_run(run_of("vae"), None, "cpu")
+    with own_randomness(0):
+        drawn = draw(opened, 60, quiet=True)
+    judgement = judge_samples(drawn.samples, load_data("digits"), seed=0)
+    row = rows_of(*FAMILIES)["vae"]
+    assert row["num_samples"] == judgement.num_samples == 60
+    assert {name: number["value"] for name, number in row["measures"].items()} == {
+        measure.name: measure.value for measure in judgement.measures
+    }
+
+
+def test_every_family_says_what_its_number_is():
+    rows = rows_of(*FAMILIES)
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "gaussian": "tractable density",
+        "vae": "latent-variable density",
+        "pixelcnn": "tractable density",
+        "autoencoder": "no density",
+        "gan": "implicit",
+    }
+    assert rows["gaussian"]["log_prob"]["what"] == "exact, density of dequantized grey levels"
+    assert rows["pixelcnn"]["log_prob"]["what"] == "exact"
+    assert rows["vae"]["log_prob"]["what"] == "lower bound, IWAE with 5 particles"
+    assert rows["vae"]["log_prob"]["value"] == max(e["value"] for e in rows["vae"]["estimates"].values())
+    for name in ("autoencoder", "gan"):
+        assert rows[name]["log_prob"] is rows[name]["bits_per_dim"] is None
+        assert rows[name]["notes"][0].startswith("no log p(x): ")
+    assert rows["autoencoder"]["measures"] == {}
+    assert rows["autoencoder"]["picture"] is None
+    assert any("no samples" in note for note in rows["autoencoder"]["notes"])
+
+
+def test_every_number_in_the_record_has_a_protocol():
+    record = record_of(*FAMILIES)
+    for row in (*record["runs"], record["reference"]):
+        numbers = [row.get(key) for key in ("log_prob", "bits_per_dim", "probe", "samples_per_second", "training")]
+        for number in filter(None, [*numbers, row.get("parameters"), *row["measures"].values()]):
+            assert number["protocol"], number
+
+
+def test_the_table_holds_these_numbers():
+    out, result = compared(*FAMILIES)
+    lines = result.stdout.splitlines()
+    assert (out / "table.txt").read_text() == result.stdout
+    for name, row in rows_of(*FAMILIES).items():
+        mine = " ".join(line for line in lines if line.startswith(f"{name} "))
+        numbers = [number for number in (row["log_prob"], row["bits_per_dim"], *row["measures"].values()) if number]
+        for number in numbers:
+            assert measured(number["value"], number["stderr"]).replace("-", "−") in mine
+    assert re.search(r"^vae .*≥ .*lower bound.*≤ ", result.stdout, re.MULTILINE)
+    assert "judging vae (2 of 5)" in result.stderr
+
+
+def test_the_players_are_counted_apart():
+    counts = rows_of(*FAMILIES)["gan"]["parameters"]
+    assert counts["value"] == counts["generator"] + counts["discriminator"]
+    assert f"(G {counts['generator']:,} + D {counts['discriminator']:,})" in compared(*FAMILIES)[1].stdout
+    assert "generator" not in rows_of(*FAMILIES)["vae"]["parameters"]
+
+
+def test_labels_are_read_off_what_each_model_makes_of_an_image():
+    rows, real = rows_of(*FAMILIES), record_of(*FAMILIES)["reference"]
+    sizes = {name: row["probe"] and row["probe"]["num_features"] for name, row in rows.items()}
+    assert sizes == {"gaussian": None, "vae": 3, "pixelcnn": None, "autoencoder": 3, "gan": sizes["gan"]}
+    assert sizes["gan"] > 3
+    assert (real["probe"]["num_features"], real["probe"]["num_train"], real["probe"]["num_test"]) == (64, 1257, 360)
+    assert real["probe"]["value"] > 0.9 > rows["vae"]["probe"]["value"] > real["probe"]["chance"]
+
+
+def test_real_images_are_nearer_to_real_images_than_an_untrained_model():
+    record = record_of(*FAMILIES)
+    real = record["reference"]["measures"]["frechet_distance"]["value"]
+    for name, row in rows_of(*FAMILIES).items():
+        if name in ("vae", "pixelcnn", "gan"):
+            assert real < row["measures"]["frechet_distance"]["value"] / 2
+
+
+def test_points_have_modes_and_no_bits():
+    names = ("ring-gaussian", "ring-vae", "ring-gan")
+    record, table = record_of(*names), compared(*names)[1].stdout
+    assert record["reference"]["measures"]["modes"]["value"] == 8
+    assert "nats per point" in table
+    assert "modes covered" in table
+    assert "bits/dim" not in table
+    for name in ("ring-gaussian", "ring-gan", "training-data"):
+        picture(compared(*names)[0] / f"samples-{name}.png")
+
+
+def test_the_same_seed_gives_the_same_comparison(tmp_path):
+    names = ("ring-vae", "ring-gan")
+    ok("compare", *map(run_of, names), "--out", tmp_path / "again", *SMALL)
+    ok("compare", *map(run_of, names), "--out", tmp_path / "other", *SMALL, "--seed", 1)
+    first, again, other = (timeless(place) for place in (compared(*names)[0], tmp_path / "again", tmp_path / "other"))
+    assert first == again
+    assert first != other
+    assert (tmp_path / "again" / "samples-training-data.png").read_bytes() == (
+        compared(*names)[0] / "samples-training-data.png"
+    ).read_bytes()
+
+
+def timeless(place):
+    record = json.loads((place / "comparison.json").read_text())
+    del record["date"]
+    for row in record["runs"]:
+        del row["samples_per_second"]
+    return record
+
+
+def test_every_run_draws_as_many(monkeypatch, tmp_path):
+    """Fewer samples have a larger Fréchet distance: by default the slowest sampler decides for all."""
+    import probgen.commands.compare as commands
+
+    monkeypatch.setattr(commands, "PIXEL_SAMPLES", 70)
+    result = ok("compare", run_of("gaussian"), run_of("pixelcnn"), "--out", tmp_path / "c", "--num", 5, "--json")
+    assert [row["num_samples"] for row in (*result.json["runs"], result.json["reference"])] == [70, 70, 70]
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr == f"wrote {tmp_path / 'c' / 'index.html'}\n"
+
+
+# --- what is ranked
+
+
+def number(value, what="exact", stderr=0.1, better="higher", protocol="p"):
+    return {"value": value, "stderr": stderr, "better": better, "protocol": protocol, "what": what}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "best"),
+    [
+        ([number(-3.0), number(-1.0), None], {1}),
+        ([number(-1.2), number(-1.0), number(-3.0)], {0, 1}),  # within two standard errors
+        ([number(-1.2), number(-1.0)], set()),  # no run stands out
+        ([number(-3.0), number(-1.0, "lower bound, ELBO")], set()),
+        ([number(-3.0, "lower bound, ELBO"), number(-1.0, "lower bound, ELBO")], set()),
+        ([number(-3.0), number(-1.0, "exact, density of dequantized grey levels")], set()),
+        ([number(-3.0), None], set()),
+        ([None, None], set()),
+        ([number(5.0, better="lower"), number(4.0, better="lower")], {1}),
+        ([number(0.1, better="0.5", stderr=0.01), number(0.8, better="0.5", stderr=0.02)], {1}),
+        ([number(2.0, stderr=None, better="lower"), number(2.1, stderr=None, better="lower")], {0}),
+        ([number(8.0, stderr=None), number(8.0, stderr=None), number(7.0, stderr=None)], {0, 1}),
+        ([number(0.0, stderr=0.0), number(0.0, stderr=0.0)], set()),
+        ([number(2.0, protocol="60 samples"), number(1.0, protocol="70 samples")], set()),
+        ([number(2.0, protocol="kNN, p = 1e-3; of 60"), number(1.0, protocol="kNN, p = 0.2; of 60")], {0}),
+        ([number(2.0, better=None), number(1.0, better=None)], set()),
+    ],
+)
+def test_only_what_was_measured_alike_is_ranked(numbers, best):
+    assert best_of("log_prob", numbers) == best
+
+
+def test_a_bound_is_not_ranked_in_the_table():
+    for line in compared(*FAMILIES)[1].stdout.splitlines():
+        if "nats" not in line and ("lower bound, IWAE" in line or "exact" in line) and line.startswith(FAMILIES):
+            assert "*" not in line
+
+
+# --- the page
+
+
+class Balanced(HTMLParser):
+    """Every tag closed in its order, no reference to anything outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.targets, self.ids = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.ids += [value for key, value in attributes if key == "id"]
+        self.targets += [value for key, value in attributes if key in ("href", "src", "srcset", "action", "data")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(page):
+    parser = Balanced()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_needs_nothing_beside_it():
+    page = (compared(*FAMILIES)[0] / "index.html").read_text()
+    parser = parsed(page)
+    links = [target for target in parser.targets if target.startswith("#")]
+    assert links
+    assert all(link[1:] in parser.ids for link in links)
+    assert all(target.startswith(("#", "data:image/png;base64,")) for target in parser.targets)
+    assert parser.tags.count("img") == 5  # four models draw, and real images
+    assert not {"script", "link", "iframe"} & set(parser.tags)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_page_of_unbalanced_tags_is_found():
+    with pytest.raises(AssertionError):
+        parsed("<table><tr></table>")
+    with pytest.raises(AssertionError):
+        parsed("<p>")
+
+
+@pytest.mark.parametrize("name", ["<b>.", '"&amp; [bold]', "ü\nn", "n" * 200])
+def test_a_directory_may_have_any_name(name, tmp_path):
+    mine = tmp_path / name
+    copy_of("ring-gaussian", tmp_path).rename(mine)
+    result = ok("compare", mine, run_of("ring-vae"), "--out", tmp_path / "out", *SMALL)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert parsed(page).tags.count("b") == 0
+    assert "<b>." not in page
+    shown = name.replace("\n", "\N{REPLACEMENT CHARACTER}")
+    assert f"\n{shown} " in result.stdout
+    assert len(list((tmp_path / "out").glob("samples-*.png"))) == 3
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    for folder, name in (("a", "ring-gaussian"), ("b", "ring-vae")):
+        (tmp_path / folder).mkdir()
+        copy_of(name, tmp_path / folder)
+    result = ok("compare", tmp_path / "a/run", tmp_path / "b/run", "--out", tmp_path / "out", *SMALL, "--json").json
+    assert [row["name"] for row in result["runs"]] == ["a/run", "b/run"]
+    assert [row["picture"] for row in result["runs"]] == ["samples-a_run.png", "samples-b_run.png"]
+
+
+# --- the directory
+
+
+def test_a_former_comparison_is_replaced_and_nothing_else(tmp_path):
+    out = tmp_path / "new" / "out"
+    ok("compare", run_of("ring-gaussian"), run_of("ring-vae"), "--out", out, *SMALL)
+    (out / "mine.txt").write_text("mine")
+    ok("compare", run_of("ring-gaussian"), run_of("ring-gan"), "--out", out, *SMALL)
+    assert set(content(out)) == {
+        "comparison.json", "index.html", "mine.txt", "table.txt", "samples-ring-gaussian.png",
+        "samples-ring-gan.png", "samples-training-data.png",
+    }  # fmt: skip
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_a_failure_leaves_nothing_half_written(former, tmp_path, monkeypatch):
+    import probgen.commands.compare_page as pages
+    from probgen.errors import UserError
+
+    runs, out = (run_of("ring-gaussian"), run_of("ring-vae")), tmp_path / "out"
+    if former:
+        ok("compare", *runs, "--out", out, *SMALL)
+    before, write = content(tmp_path), pages.write_atomic
+
+    def full(path, data):
+        if path.name == "index.html":
+            raise UserError(f"cannot write {path}: No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(pages, "write_atomic", full)
+    refused("compare", *runs, "--out", out, *SMALL, "--json", says="No space left")
+    assert content(tmp_path) == before
+    assert out.exists() == former
+
+
+# --- refusals, before anything is computed
+
+
+@pytest.fixture
+def idle(tmp_path, monkeypatch):
+    """Where nothing may be measured or written."""
+    import probgen.commands.compare as commands
+
+    def fail(*_args, **_options):
+        raise AssertionError("measuring began")
+
+    monkeypatch.setattr(commands, "measured_run", fail)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not (tmp_path / "out").exists()
+
+
+def refuse(*runs, options=(), says):
+    refused("compare", *runs, "--out", "out", *options, says=says)
+
+
+def test_fewer_than_two_runs(idle):
+    refuse(run_of("vae"), says=("1 run came", "two or more"))
+    refused("compare", "--out", "out", says="RUN")
+    refused("compare", run_of("vae"), run_of("gaussian"), says="--out")
+
+
+def test_the_same_run_twice(idle):
+    refuse(run_of("vae"), run_of("gaussian"), f"{run_of('vae')}/../vae", says=("vae", "twice"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        ("gaussian", "ring-gaussian", ("data: digits and ring:300", "gaussian")),
+        ("vae-static", "vae-dynamic", ("binarize: static and dynamic", "vae-static", "vae-dynamic")),
+        ("vae", "language", ("language", "text")),
+        ("language", "language-words", "text"),
+    ],
+)
+def test_runs_of_other_data(one, other, says, idle):
+    refuse(run_of(one), run_of(other), says=says)
+
+
+def test_data_in_other_places(idle, monkeypatch):
+    """Their content decides: another directory alone makes no other data."""
+    import probgen.commands.compare as commands
+
+    run = copy_of("vae", idle)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"data_dir": str(idle)}))
+    with pytest.raises(AssertionError, match="measuring began"):
+        refuse(run_of("gaussian"), run, says="")
+    keys = iter(("one", "other"))
+    monkeypatch.setattr(commands, "cache_key", lambda data: next(keys))
+    refuse(run_of("gaussian"), run, says=("different files of digits", str(idle), "--data-dir"))
+
+
+def test_data_of_another_shape(idle):
+    run = copy_of("vae", idle)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"image_shape": [1, 9, 9]}))
+    refuse(run_of("vae"), run, says="shape: (1, 8, 8) and (1, 9, 9)")
+
+
+def test_runs_that_are_none(idle):
+    refuse(run_of("vae"), "missing", says=("missing", "does not exist"))
+    (idle / "empty").mkdir()
+    refuse(run_of("vae"), "empty", says=("empty", "no run directory"))
+    run = copy_of("vae", idle)
+    (run / "weights.safetensors").unlink()
+    refuse(run_of("vae"), run, says=("run", "no weights"))
+
+
+def test_a_run_that_took_no_step(idle):
+    run = copy_of("vae", idle)
+    (run / "metrics.jsonl").write_text("")
+    refuse(run_of("gaussian"), run, says=("run", "never trained"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--samples", 49), ("--samples 49", "50 to")),
+        (("--samples", 100_001), ("--samples 100001", "100,000")),
+        (("--particles", 0), ("--particles 0", "1 to")),
+        (("--num", 0), ("--num 0", "1 to")),
+        (("--seed", -1), "--seed"),
+        (("--split", "foo"), ("'foo'", "train, valid or test")),
+        (("--device", "foo"), ("device 'foo'", "auto, cpu or cuda")),
+        (("--model", "vae"), ("--model vae", "leave it out")),
+    ],
+)
+def test_words_that_are_wrong(options, says, idle):
+    refuse(run_of("vae"), run_of("gaussian"), options=options, says=says)
+
+
+def test_a_split_too_small_to_judge(idle):
+    copy_of("colour", idle).rename(idle / "again")
+    refuse(run_of("colour"), idle / "again", says=("test", "3 images", "at least 50"))
+
+
+def test_places_that_are_taken(idle):
+    runs = run_of("vae"), run_of("gaussian")
+    (idle / "file").write_text("mine")
+    (idle / "folder").mkdir()
+    (idle / "folder" / "mine.txt").write_text("mine")
+    refused("compare", *runs, "--out", "file", says=("file", "choose another --out"))
+    refused("compare", *runs, "--out", "file/below", says=("file", "cannot write"))
+    refused("compare", *runs, "--out", "folder", says=("folder", "no comparison"))
+    refused("compare", *runs, "--out", runs[0], says="no comparison")
+    assert content(idle) == {"file": b"mine", "folder/mine.txt": b"mine"}
+
+
+def test_a_users_class_is_named_once_for_all_its_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my_vae.py").write_text(
+        next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "class MyVAE" in b)
+    )
+    for name, seed in (("one", 0), ("two", 1)):
+        ok("train", "my_vae.py:MyVAE", "--data", "digits", "--steps", 2, "--seed", seed, "--out", name, "--quiet")
+    refused("compare", "one", "two", "--out", "out", says=("executes no code by itself", "--model my_vae.py:MyVAE"))
+    assert not Path("out").exists()
+    args = ("one", "two", run_of("gaussian"), "--model", "my_vae.py:MyVAE", "--out", "out")
+    rows = ok("compare", *args, *SMALL, "--json").json["runs"]
+    assert [row["model"] for row in rows] == ["my_vae.py:MyVAE", "my_vae.py:MyVAE", "gaussian"]
+    assert [row["probe"] and row["probe"]["num_features"] for row in rows] == [4, 4, None]
+
+
+def test_a_broken_model_is_named(idle, monkeypatch):
+    """A diverged sampler: found by the first draw, before anything is measured."""
+    run = copy_of("vae", idle)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(run / "weights.safetensors")
+    save_file({name: torch.full_like(w, float("nan")) for name, w in weights.items()}, run / "weights.safetensors")
+    refuse(run_of("gaussian"), run, says=("run", "nan or infinite"))
+
+
+def test_a_run_that_was_stopped_says_so(tmp_path):
+    run = copy_of("ring-vae", tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"steps": 1000}))
+    rows = ok("compare", run, run_of("ring-gaussian"), "--out", tmp_path / "out", *SMALL, "--json").json["runs"]
+    assert "training stopped after step 3 of 1,000" in rows[0]["notes"]
+    assert rows[1]["training"]["planned_steps"] == 0  # solved, not climbed
