@@ -198,7 +198,7 @@ def traverse(
     device: Device = "auto",
 ) -> None:
     """What each latent dimension does to an image, one row each; for two dimensions, the whole plane."""
-    from probgen.commands.sample import traverse_run
+    from probgen.commands.traverse import traverse_run
 
     traverse_run(run, out, between=between, num=num, data_dir=data_dir, model=model, device=device)
     said(out)

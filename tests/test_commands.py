@@ -194,6 +194,7 @@ def test_the_demo_makes_a_folder(tmp_path, monkeypatch):
         "gaussian": {},
         "vae": {"steps": 3, "options": {"latent_dim": 3, "hidden": (16,)}},
         "pixelcnn": {"steps": 3, "options": {"features": 4, "blocks": 1}},
+        "gan": {"steps": 3, "options": {"hidden": (16,)}},
         "language": {"data": "sea-log:words", "steps": 3, "options": {"features": 8}},
     }
     monkeypatch.setattr(demo, "RUNS", short)
@@ -206,6 +207,8 @@ def test_the_demo_makes_a_folder(tmp_path, monkeypatch):
     assert table.strip() in result.stdout
     assert "exact" in table
     assert "lower bound" in table
+    assert "no likelihood, samples only" in table
+    assert (out / "comparison" / "index.html").is_file()
     for name in (
         "samples",
         "reconstructions",
@@ -215,6 +218,7 @@ def test_the_demo_makes_a_folder(tmp_path, monkeypatch):
         "elbo_terms",
         "pixels",
         "completions",
+        "gan",
     ):
         picture(out / f"{name}.png")
     assert (out / "pixels.gif").read_bytes().startswith(b"GIF8")

@@ -551,7 +551,7 @@ def test_the_first_run_leaves_weights_modes_and_randomness_alone():
 
 @pytest.mark.parametrize("name", ["regularizer", "generator_norm", "discriminator_norm"])
 def test_none_on_the_command_line_is_a_choice(name):
-    """`--set regularizer=none` asks for no regularizer, not for the loss's usual one; a run from a file may say null."""
+    """`--set regularizer=none` asks for no regularizer, not for the usual one; a configuration may say null."""
     assert check_options(GAN, {name: "none"}) == {name: "none"}
     assert check_options(GAN, {name: "usual"}) == {name: "usual"}
     assert check_options(GAN, {name: None}) == {name: None}

@@ -13,7 +13,7 @@ from probgen import plots
 from probgen.commands.common import OpenedRun, check_num
 from probgen.commands.evaluate import MOST_PARTICLES, evaluate_run
 from probgen.commands.quality import Drawn, check_samples, judge
-from probgen.commands.sample import mean_codes, only_code
+from probgen.commands.traverse import mean_codes, only_code
 from probgen.console import stderr_console
 from probgen.data import ImageData
 from probgen.errors import UserError

@@ -13,6 +13,7 @@ from probgen.commands.common import choose_device
 from probgen.data import DATASET_NAMES, TEXT_LEVELS, ImageData
 from probgen.errors import UserError
 from probgen.inference.batches import BatchOrder
+from probgen.inference.fit import steps_of
 from probgen.models.registry import check_options, find_class, is_user_file, options_of
 from probgen.runs import RunConfig, build_model
 
@@ -106,7 +107,7 @@ def new_config(model: str, given: Mapping[str, Any], data: ImageData) -> RunConf
     built = build_model(config, model)
     if not isinstance(built, nn.Module):
         raise UserError(f"{type(built).__name__} is no torch.nn.Module: make it one, so that its weights can be saved")
-    return config
+    return config if given.get("steps") else config.model_copy(update={"steps": steps_of(built, config.steps)})
 
 
 def lasting(place: str) -> str:

@@ -13,9 +13,10 @@ from probgen.commands.compare import compare_runs
 from probgen.commands.elbo import elbo_run
 from probgen.commands.evaluate import evaluate_run
 from probgen.commands.pixels import complete_run
-from probgen.commands.sample import reconstruct_run, sample_run, traverse_run
+from probgen.commands.sample import reconstruct_run, sample_run
 from probgen.commands.texts import sample_sentences
 from probgen.commands.train import train
+from probgen.commands.traverse import traverse_run
 from probgen.console import stderr_console, stdout_console
 from probgen.errors import UserError
 from probgen.files import make_directory, write_atomic

@@ -1,5 +1,6 @@
 """`fit`: train any pair on a tensor of images, in one call."""
 
+import math
 from typing import Any, Literal
 
 import pyro
@@ -8,13 +9,13 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 
 from probgen.errors import UserError
-from probgen.inference.adversarial.trainer import AdversarialTrainer
+from probgen.inference.adversarial.trainer import AdversarialTrainer, batches_per_step
 from probgen.inference.batches import BatchOrder, Images, TensorImages
 from probgen.inference.checks import check_pair
 from probgen.inference.loop import Loop, Record
 from probgen.inference.traces import as_real
 from probgen.inference.trainer import TrainConfig, Trainer, initialize, set_mode
-from probgen.models.contracts import Kind, kind_of
+from probgen.models.contracts import AdversarialObjective, Kind, kind_of
 
 AnyTrainer = Trainer | AdversarialTrainer
 
@@ -55,7 +56,8 @@ def fit(
     if len(images) == 0:
         raise UserError("no images came, expected one or more")
     if steps is None:
-        steps = BatchOrder(len(images), batch_size, seed).steps_for(50 if epochs is None else epochs)
+        batches = BatchOrder(len(images), batch_size, seed).steps_for(50 if epochs is None else epochs)
+        steps = steps_of(pair, batches)
     config = TrainConfig(steps, batch_size, lr, schedule, clip_norm=clip_norm, ema=ema, patience=patience, seed=seed)
     pyro.set_rng_seed(seed)
     device = device_of(pair)
@@ -68,6 +70,12 @@ def fit(
     trainer.load_weights(loop.final_weights())
     set_mode(pair, training=False)
     return history
+
+
+def steps_of(pair: Any, batches: int) -> int:
+    """Steps in which a pair sees so many batches: one in each, but for two players who see several."""
+    play = getattr(pair, "objective", None)
+    return math.ceil(batches / batches_per_step(play)) if isinstance(play, AdversarialObjective) else batches
 
 
 def trainer_for(pair: Any, images: Images, config: TrainConfig, device: torch.device) -> AnyTrainer:

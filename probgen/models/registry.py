@@ -172,10 +172,10 @@ def convert(option: Option, value: Any) -> Any:
     """A value in the type that the option's annotation asks for."""
     if option.annotation is inspect.Parameter.empty:
         return value
-    if isinstance(value, str) and option.type_name.endswith(",…"):
-        value = [part for part in value.split(",") if part]
     if value in (None, "none", "None") and option.default is None:
         return None
+    if isinstance(value, str) and option.type_name.endswith(",…"):
+        value = [part for part in value.split(",") if part]
     try:
         return TypeAdapter(option.annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError as error:

@@ -90,8 +90,9 @@ def generator_norms(sampler: Any, num: int) -> dict[str, Any]:
     num -= num % sampler.objective.packing
     parameters = [p for p in sampler.generator.parameters() if p.requires_grad]
     with evaluating(sampler), pyro.validation_enabled(False):
-        y = sampler.label_prior().sample((num,)) if getattr(sampler, "takes_labels", False) else None
-        logits = sampler.judge(sampler.seen(sampler.model(num, y)), y)
+        labels = [torch.randint(sampler.num_classes, (num,))] if getattr(sampler, "takes_labels", False) else []
+        y = [part.to(parameters[0].device) for part in labels]
+        logits = sampler.judge(sampler.seen(sampler.model(num, *y)), *y)
         norms = {}
         for name in ("minimax", "non-saturating"):
             gradients = torch.autograd.grad(make_loss(name).generator(logits), parameters, retain_graph=True)

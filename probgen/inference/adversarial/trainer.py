@@ -32,7 +32,7 @@ from probgen.inference.trainer import (
     moving_decay,
     set_mode,
 )
-from probgen.models.contracts import ImplicitSampler
+from probgen.models.contracts import AdversarialObjective, ImplicitSampler
 
 CHUNK = 1000  # images judged at once in validation
 
@@ -51,7 +51,7 @@ class AdversarialTrainer:
         self.play = pair.objective
         self.loss = make_loss(self.play.loss, self.play.label_smoothing)
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
-        self.batches_per_step = self.play.discriminator_steps + self.loss.needs_real
+        self.batches_per_step = batches_per_step(self.play)
         self.players = {name: trainable(pair, name) for name in ("discriminator", "generator")}
         self.parameters = [p for player in self.players.values() for p in player]
         betas = (self.play.beta1, self.play.beta2)
@@ -224,6 +224,11 @@ class AdversarialTrainer:
             optimizer.load_state_dict(state["optimizers"][name])
         self.average = [p.to(self.device) for p in state["average"]]
         set_random_state(state["random"])
+
+
+def batches_per_step(play: AdversarialObjective) -> int:
+    """One for each update of the discriminator, and one more where the generator's loss looks at real images."""
+    return play.discriminator_steps + make_loss(play.loss).needs_real
 
 
 def trainable(pair: Any, player: str) -> list[Tensor]:
