@@ -192,12 +192,17 @@ def traverse(
     run: RunPath,
     out: OutFile,
     between: Between = None,
-    num: Annotated[int, typer.Option(help="At most so many rows: the dimensions with the largest KL.")] = 16,
+    num: Annotated[
+        int, typer.Option(help="At most so many rows: the dimensions with the largest KL; of a GAN, walks (up to 100).")
+    ] = 16,
     data_dir: DataDir = None,
     model: Model = None,
     device: Device = "auto",
 ) -> None:
-    """What each latent dimension does to an image, one row each; for two dimensions, the whole plane."""
+    """What each latent dimension does to an image, one row each; for two dimensions, the whole plane.
+
+    Of a GAN, which finds no z for an image: walks from one z to another, one row each.
+    """
     from probgen.commands.traverse import traverse_run
 
     traverse_run(run, out, between=between, num=num, data_dir=data_dir, model=model, device=device)
@@ -208,7 +213,7 @@ def traverse(
 def evaluate(
     run: RunPath,
     split: SplitName = "test",
-    particles: Particles = 100,
+    particles: Annotated[int | None, typer.Option(help="Draws of z per image. \\[100]")] = None,
     num: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     method: Annotated[str | None, typer.Option(help="elbo, iwae, ais (annealing), bdmc (both sides).")] = None,
     chains: Annotated[int, typer.Option(help="Of ais and bdmc, for each image.")] = 16,
@@ -219,8 +224,9 @@ def evaluate(
         int | None, typer.Option(help="Also draw so many and judge them; a GAN is judged without it too.")
     ] = None,
     sigma: Annotated[
-        float, typer.Option(help="Of ais on a GAN: the noise added to its images in \\[0, 1], or points.")
-    ] = 0.1,
+        float | None,
+        typer.Option(help="Of ais on a GAN: the noise added to its images in \\[0, 1], or points. \\[0.1]"),
+    ] = None,
     seed: Seed = 0,
     data_dir: DataDir = None,
     model: Model = None,
@@ -242,7 +248,7 @@ def evaluate(
     result = evaluate_run(
         run, split=split, particles=particles, num=num, data_dir=data_dir, model=model, device=device, seed=seed,
         method=method, annealing=Annealing(chains, distributions, schedule), samples=samples, sigma=sigma,
-        quiet=json_,
+        strict=True, quiet=json_,
     )  # fmt: skip
     print_json(result) if json_ else print_evaluation(result)
 

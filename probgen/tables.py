@@ -18,9 +18,10 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     console = stdout_console()
     binarize = "" if result["binarize"] == "none" else f", binarized: {result['binarize']}"
     thing = "sentence" if "unit" in result else "image"
-    head = f"{result['model']} on {result['num_images']} {result['split']} {thing}s of {result['data']}{binarize}"
-    console.print(head, markup=False)
-    if "samples" in result and not result["estimates"]:
+    implicit = "samples" in result and not result["estimates"]
+    rows = f"the {result['split']} split" if implicit else f"{result['num_images']} {result['split']} {thing}s"
+    console.print(f"{result['model']} on {rows} of {result['data']}{binarize}", markup=False)
+    if implicit:
         console.print("log p(x): none, the model is implicit")
     if result["estimates"]:
         dequantized = "dequantized" in result.get("note", "")
@@ -35,16 +36,24 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     elif result["bits_per_dim"] is not None:
         console.print(f"{result['bits_per_dim']:.4f} bits per dimension")
     if "observation" in result:
-        found = result["observation"]
-        console.print(
-            f"\nAIS {with_error(found['value'], found['stderr'])} {found['unit']}, {found['kind']}", markup=False
-        )
-        console.print(f"  of the {found['what']}", markup=False)
+        print_observation(console, result["observation"])
     for key in ("warning", "note"):
         if key in result:
             console.print(f"{key}: {result[key]}", markup=False)
     if "samples" in result:
         print_samples(console, result["samples"])
+
+
+def print_observation(console: Console, found: Mapping[str, Any]) -> None:
+    """What annealing says of an implicit model with noise on top, and how it was run."""
+    console.print(f"\nAIS {with_error(found['value'], found['stderr'])} {found['unit']}, {found['kind']}", markup=False)
+    console.print(f"  of the {found['what']}", markup=False)
+    console.print(
+        f"  mean over the first {found['num_images']:,}; {found['chains']:,} chains for each, "
+        f"{found['distributions']:,} distributions, {found['schedule']} schedule, {found['acceptance']:.0%} of the HMC "
+        "proposals accepted",
+        markup=False,
+    )
 
 
 def print_per_symbol(console: Console, result: Mapping[str, Any]) -> None:

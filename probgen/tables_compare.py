@@ -1,13 +1,14 @@
 """The table of `probgen compare`: columns of cells, each with how its number was measured; as text for people."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
 
 from probgen.console import stdout_console
+from probgen.measures.manifold import SHARE_ERROR
 from probgen.tables_samples import MEASURES, measured
 
 NUMBERS = "comparison.json"  # the file of them
@@ -23,7 +24,7 @@ PROTOCOLS = {
     "machine did counts",
     "probe": "share of labels found by logistic regression (L2 penalty 1, standardized features) on {features}: "
     "{num_features:,} numbers each, fitted on {num_train:,} training {things}, counted on {num_test:,} test {things} "
-    "of {data}; the commonest label has {chance:.1%}; ± binomial standard error",
+    "of {data}; the commonest label has {chance:.1%}; ± " + SHARE_ERROR,
     "parameters": "entries of all parameter tensors, with those that a mask holds at zero",
     "training": "time in training on the machine that trained it, added up over its parts, as the run recorded it; "
     "pictures and checkpoints included",
@@ -35,7 +36,8 @@ BEST = (
     "*: the best run of that column, or within two standard errors of the difference from it; where there is no ±, the "
     "best number alone; none where all runs are that near. log p(x) is ranked only where all numbers are exact and of "
     "one kind: how far a lower bound lies below its log p(x) is not known, and a density is no probability of grey "
-    "levels."
+    "levels. Precision alone is won by a collapse onto a few good images: it has no * where recall is 0 within two "
+    "standard errors."
 )
 
 
@@ -78,7 +80,8 @@ def columns(record: Mapping[str, Any]) -> list[Column]:
     for name, title in MEASURES.items():
         flat = [{name: row["measures"].get(name)} for row in rows]
         better = next((row[name]["better"] for row in flat if row[name]), "")
-        found.append(ranked(SAMPLES, title + ARROWS.get(better, ""), flat, name, show_measure))
+        unranked = collapsed(rows) if name == "precision" else frozenset()
+        found.append(ranked(SAMPLES, title + ARROWS.get(better, ""), flat, name, show_measure, unranked))
     found.append(ranked(CODE, "linear probe ↑", rows, "probe", show_share))
     found.append(ranked(COST, "samples/s", rows, "samples_per_second", show_rate))
     found.append(ranked(COST, "parameters", rows, "parameters", show_count))
@@ -98,10 +101,26 @@ def kind_of_number(row: Mapping[str, Any]) -> str:
     return "none" if row["log_prob"] is None else str(row["log_prob"]["what"])
 
 
-def ranked(group: str, title: str, rows: Sequence[Mapping[str, Any]], key: str, show: Any) -> Column:
-    """A column of numbers, the best runs marked where runs were measured alike; the last row is no run."""
+def collapsed(rows: Sequence[Mapping[str, Any]]) -> frozenset[int]:
+    """The places of runs whose recall is 0 within two standard errors."""
+    recalls = [row["measures"].get("recall") for row in rows]
+    return frozenset(place for place, r in enumerate(recalls) if r and r["value"] <= 2 * r["stderr"])
+
+
+def ranked(
+    group: str,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    key: str,
+    show: Any,
+    unranked: Collection[int] = (),
+) -> Column:
+    """A column of numbers, the best runs marked where runs were measured alike; the last row is no run.
+
+    unranked: places that take no part in it.
+    """
     numbers = [row.get(key) for row in rows]
-    best = best_of(key, numbers[:-1])
+    best = best_of(key, [None if place in unranked else number for place, number in enumerate(numbers[:-1])])
     cells = [
         Cell() if number is None or number["value"] is None else Cell(show(number), told_of(number), place in best)
         for place, number in enumerate(numbers)

@@ -60,12 +60,16 @@ def print_adversarial_gradients(result: Mapping[str, Any]) -> None:
         numbers = [f"{row[name]:.6g}".replace("-", "−") for name in ("minimax", "non-saturating")]
         table.add_row(f"{row['probability']:g}", *numbers)
     console.print(table)
-    players = result["players"]
+    console.print(f"\n{told_of_players(result['loss'], result['players'])}", markup=False)
+
+
+def told_of_players(loss: str, players: Mapping[str, Any]) -> str:
+    """The norms of this run's gradients; without D(G(z)), and with a caveat, where the logit is no probability's."""
     norms = ", ".join(f"{value:.3g} {name}" for name, value in players["norms"].items())
-    console.print(
-        f"\nthis run, over {players['draws']:,} draws: D(G(z)) = {players['d_fake']:.3g} on average, norm of the "
-        f"generator's gradient {norms}",
-        markup=False,
-    )
-    if result["loss"] not in players["norms"]:
-        console.print(f"(trained with loss={result['loss']}, whose logit is no probability's)", markup=False)
+    over = f"this run, over {players['draws']:,} draws"
+    if players["d_fake"] is None:
+        return (
+            f"this run was trained with loss={loss}, whose logit is no probability's: the norms are what these two "
+            f"losses would give if it were\n{over}: norm of the generator's gradient {norms}"
+        )
+    return f"{over}: D(G(z)) = {players['d_fake']:.3g} on average, norm of the generator's gradient {norms}"

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 from laws import check_equal
@@ -44,6 +46,12 @@ def state_of(network):
 
 def same(one, other, tolerance=0.0):
     return all(torch.allclose(one[name], other[name], rtol=tolerance, atol=tolerance) for name in one)
+
+
+@pytest.fixture
+def untyped(monkeypatch):
+    """As users run it: annotations are checked in tests only."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # --- a step in plain torch, written out by hand
@@ -124,14 +132,28 @@ class ByHand:
         """batches: for each discriminator's update (x, *y), and last the generator's."""
         lower_d, lower_g = VALUES[self.play.loss]
         for x, *y in batches[:-1]:
+            before = buffers_of(self.g)
             fake, real = self.draws(len(x), *y).detach(), self.real(x)
-            loss = lower_d(self.d(real, *y), self.d(fake, *y), self.play.label_smoothing)
+            on_real, after_real = self.d(real, *y), buffers_of(self.d)
+            loss = lower_d(on_real, self.d(fake, *y), self.play.label_smoothing)
             self.adam(self.d.parameters(), loss + self.penalty(real, fake, *y), self.play.discriminator_lr)
-        x, *y = batches[-1]
+            put(self.d, after_real)
+            put(self.g, before)
+        (x, *y), before = batches[-1], buffers_of(self.d)
         on_fake = self.d(self.draws(len(x), *y), *y)
         on_real = self.d(self.real(x), *y).detach() if self.play.loss == "relativistic" else None
         self.adam(self.g.parameters(), lower_g(on_real, on_fake))
+        put(self.d, before)
         self.done += 1
+
+
+def buffers_of(network):
+    return [buffer.clone() for buffer in network.buffers()]
+
+
+def put(network, buffers):
+    for buffer, value in zip(network.buffers(), buffers, strict=True):
+        buffer.data.copy_(value)
 
 
 def both_ways(pair, twin, x, labels=None, play=None, num_steps=3, **config):
@@ -220,12 +242,13 @@ def test_steps_on_images_with_labels_are_those_written_by_hand():
 
 
 def test_steps_through_batch_norm_are_those_written_by_hand():
-    """Buffers included: real and generated images pass one after the other."""
-    options = {"hidden": (6, 5), "discriminator_norm": "batch", "loss": "non-saturating"}
-    pair, twin = small(**options), small(**options)
-    both_ways(pair, twin, points())
-    assert same(state_of(pair), state_of(twin), 1e-10)
-    assert any("running_mean" in name for name in state_of(pair))
+    """Buffers included: each player's move in its own step, and the discriminator's on real images alone."""
+    for options in ({"discriminator_norm": "batch"}, {"discriminator_norm": "spectral"}):
+        options |= {"loss": "non-saturating", "discriminator_steps": 2}
+        pair, twin = small(**options), small(**options)
+        both_ways(pair, twin, points())
+        assert same(state_of(pair), state_of(twin), 1e-10)
+        assert any("running_mean" in name or name.endswith("._u") for name in state_of(pair))
 
 
 # --- each player for itself
@@ -251,7 +274,7 @@ def check_apart(trainer):
 class Leaky(AdversarialTrainer):
     """The twin: whatever has a gradient is moved."""
 
-    def update(self, name, loss):
+    def update(self, name, loss, *judged):
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         loss.backward()
@@ -270,11 +293,76 @@ def test_neither_player_moves_in_the_others_step(loss, options):
 
 
 def test_a_step_that_moves_both_is_rejected(monkeypatch):
-    from contextlib import nullcontext
-
     monkeypatch.setattr(module, "frozen", lambda _: nullcontext())
     with pytest.raises(AssertionError, match="the other"):
         check_apart(trainer_of(small(loss="hinge"), points(), kind=Leaky))
+
+
+def normalized(norm, loss):
+    """A small pair with buffers, of the discriminator and, with batch norm, of the generator too."""
+    torch.manual_seed(0)
+    options = {"hidden": (3, 4), "latent_dim": 2, "network": "dcgan", "regularizer": "none"}
+    return GAN((1, 28, 28), 5, loss=loss, discriminator_norm=norm, **options).double().train()
+
+
+def check_the_other_rests(pair):
+    """In neither player's step does anything of the other's state move, buffers included; its own does."""
+    trainer = trainer_of(pair, torch.randint(0, 5, (12, 1, 28, 28), generator=torch.Generator().manual_seed(1)))
+    for mover, other, move in (
+        (pair.discriminator, pair.generator, trainer.discriminator_step),
+        (pair.generator, pair.discriminator, trainer.generator_step),
+    ):
+        own, before = state_of(mover), state_of(other)
+        move(*trainer.batch(0))
+        assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items()), "the other moved"
+        buffers = [name for name, _ in mover.named_buffers()]
+        assert buffers
+        assert not any(torch.equal(own[name], mover.state_dict()[name]) for name in buffers if name.endswith("mean"))
+
+
+@pytest.mark.parametrize("loss", ["hinge", "relativistic"])
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+def test_no_buffer_moves_in_the_others_step(norm, loss, monkeypatch):
+    check_the_other_rests(normalized(norm, loss))
+    monkeypatch.setattr(module, "buffers_kept", lambda _: nullcontext())
+    with pytest.raises(AssertionError, match="the other moved"):
+        check_the_other_rests(normalized(norm, loss))
+
+
+def check_statistics_of_real_images():
+    """running ← 0.9 · running + 0.1 · the real batch's mean and variance, of what comes before the batch norm."""
+    pair = small(loss="hinge", discriminator_norm="batch").train()
+    trainer = trainer_of(pair, points())
+    (x,) = trainer.batch(0)
+    at = next(i for i, layer in enumerate(pair.discriminator.body) if isinstance(layer, torch.nn.BatchNorm1d))
+    layer = pair.discriminator.body[at]
+    with torch.no_grad():
+        h = pair.discriminator.body[:at](x)
+    trainer.discriminator_step(x)
+    check_equal(layer.running_mean, 0.1 * h.mean(0), 1e-12)
+    check_equal(layer.running_var, 0.9 + 0.1 * h.var(0), 1e-12)
+    assert int(layer.num_batches_tracked) == 1
+
+
+def test_the_discriminators_statistics_are_those_of_real_images(monkeypatch):
+    check_statistics_of_real_images()
+    monkeypatch.setattr(module, "buffers_kept", lambda _: nullcontext())
+    with pytest.raises(AssertionError):
+        check_statistics_of_real_images()
+
+
+def test_buffers_are_kept_where_a_step_fails_and_where_they_are_put_anew():
+    layer = torch.nn.BatchNorm1d(2)
+
+    def fail():
+        with module.buffers_kept(layer):
+            layer(torch.randn(5, 2))
+            layer.running_var = torch.full((2,), 7.0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert same(state_of(layer), state_of(torch.nn.BatchNorm1d(2)))
 
 
 class Counting(AdversarialTrainer):
@@ -284,9 +372,9 @@ class Counting(AdversarialTrainer):
         super().__init__(*args)
         self.updates, self.shown = [], []
 
-    def update(self, name, loss):
+    def update(self, name, loss, *judged):
         self.updates.append(name)
-        return super().update(name, loss)
+        return super().update(name, loss, *judged)
 
     def discriminator_step(self, x, *y):
         self.shown += x[:, 0].tolist()
@@ -506,6 +594,48 @@ def test_a_diverged_player_is_named_and_has_not_moved(what, player, scale, clip_
     assert trainer.steps_done == 2
 
 
+def spoilt(player, value):
+    """A trainer one of whose players has weights of that value, after a step."""
+    trainer = trainer_of(small(loss="hinge", discriminator_lr=3.0), points())
+    trainer.step()
+    with torch.no_grad():
+        for parameter in trainer.pair.get_submodule(player).parameters():
+            parameter.fill_(value)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("broken", "value", "turn", "says"),
+    [
+        ("discriminator", 1e308, "generator", r"discriminator's logits are not .* lr × discriminator_lr \(0.15\)"),
+        ("discriminator", math.nan, "generator", r"discriminator's weights are not .* discriminator_lr \(0.15\)"),
+        ("discriminator.last", 1e200, "generator", r"discriminator's gradient in the images is not .*\(0.15\)"),
+        ("generator", math.nan, "discriminator", r"generator's images are not .*the learning rate \(0.05\)"),
+        ("generator", math.nan, "generator", r"generator's images are not .*the learning rate \(0.05\)"),
+    ],
+)
+def test_the_player_at_fault_is_named_in_the_others_step(broken, value, turn, says):
+    trainer = spoilt(broken, value)
+    with pytest.raises(TrainingError, match=f"^step 2: the {says}"):
+        getattr(trainer, f"{turn}_step")(*trainer.batch(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "clip_norm", "end"),
+    [
+        ({}, None, ", or set a regularizer or clip_norm"),
+        ({"regularizer": "r1", "gamma": 0.1}, None, ", or set clip_norm"),
+        ({}, 1.0, ", or set a regularizer"),
+        ({"regularizer": "r1", "gamma": 0.1}, 1.0, ""),
+    ],
+)
+def test_what_is_set_already_is_not_suggested(options, clip_norm, end):
+    trainer = trainer_of(small(loss="hinge", **options), points() * math.nan, clip_norm=clip_norm)
+    with pytest.raises(TrainingError) as caught:
+        trainer.step()
+    assert str(caught.value).endswith("lower the learning rate (0.05)" + end)
+
+
 def test_images_that_are_no_numbers_are_the_discriminators_to_meet():
     x = points()
     x[5] = math.nan
@@ -616,8 +746,42 @@ def test_validation_takes_whole_packs_in_parts_and_only_images_with_labels(monke
     given = torch.tensor([0, 2, 1, 0])
     found = trainer.validation_terms(points(4), given)
     check_equal(found["critic_real"], trainer.pair.judge(points(4), given).mean().detach())
-    history = fit(trainer.pair, points(), labels=labels, valid=points(4), steps=3, batch_size=4, progress=False)
-    assert {"step", "epoch", "split"} == history[-1].keys()
+
+
+def test_fit_validates_a_sampler_with_classes_on_labelled_images():
+    def run(**valid):
+        pair = small(loss="hinge", num_classes=3, condition="label")
+        labels = torch.arange(12) % 3
+        return pair, fit(pair, points(), labels=labels, steps=3, batch_size=4, progress=False, **valid)
+
+    given = torch.tensor([0, 2, 1, 0])
+    pair, history = run(valid=points(4), valid_labels=given)
+    assert history[-1]["split"] == "valid"
+    check_equal(history[-1]["critic_real"], pair.judge(points(4), given).mean().detach())
+    for valid, says in (
+        ({"valid": points(4)}, "GAN takes labels, but the valid images came without: give valid_labels"),
+        ({"valid": points(4), "valid_labels": given[:3]}, r"labels of shape \(3,\) came, expected \(4,\)"),
+        ({"valid": points(4), "valid_labels": given + 1}, "labels from 1 to 3 came, expected a whole number, 0 to 2"),
+        ({"valid_labels": given}, "valid_labels came without valid images"),
+    ):
+        with pytest.raises(UserError, match=says):
+            run(**valid)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (torch.arange(12), "labels from 0 to 11 came, expected a whole number, 0 to 2, for each image"),
+        (torch.arange(12) % 3 - 1, "labels from -1 to 1 came, expected a whole number, 0 to 2"),
+        (torch.zeros(12), "labels of dtype torch.float32 came, expected a tensor of torch.int64"),
+        (torch.zeros(11, dtype=torch.int64), r"labels of shape \(11,\) came, expected \(12,\)"),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_fit_refuses_labels_that_are_none(labels, says):
+    with pytest.raises(UserError, match=says) as caught:
+        fit(small(num_classes=3, condition="label"), points(), labels=labels, steps=1, progress=False)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_validation_takes_nothing_from_the_noise_of_training():

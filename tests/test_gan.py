@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -51,6 +52,12 @@ def with_classes():
 
 def trace_of(pair, *args):
     return poutine.trace(pair.model).get_trace(*args)
+
+
+@pytest.fixture
+def untyped(monkeypatch):
+    """As users run it: annotations are checked in tests only."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # --- the program
@@ -292,6 +299,29 @@ def test_a_label_that_is_none_is_refused(label):
         sample(images_of(), 2, (1, 8, 8), label=1)
 
 
+@pytest.mark.parametrize(
+    ("y", "says"),
+    [
+        (torch.tensor([0, 4, 1]), "labels from 0 to 4 came, expected a whole number, 0 to 3, for each image"),
+        (torch.tensor([0, -1, 1]), "labels from -1 to 1 came, expected a whole number, 0 to 3"),
+        (torch.tensor([0.0, 1.0, 2.0]), "labels of dtype torch.float32 came, expected a tensor of torch.int64"),
+        (torch.tensor([True, False, True]), "labels of dtype torch.bool came"),
+        ([0, 1, 2], "labels of type list came"),
+        (torch.tensor([0, 1]), r"labels of shape \(2,\) came, expected \(3,\)"),
+        (torch.tensor([[0], [1], [2]]), r"labels of shape \(3, 1\) came, expected \(3,\)"),
+        (torch.tensor(0), r"labels of shape \(\) came, expected \(3,\)"),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_labels_that_are_none_are_refused_by_both_players(y, says):
+    pair = with_classes()
+    for ask in (lambda: pair.model(3, y), lambda: pair.judge(torch.zeros(3, 1, 8, 8).double(), y)):
+        with pytest.raises(UserError, match=says) as caught:
+            ask()
+        assert len(str(caught.value).splitlines()) == 1
+    assert pair.judge(torch.zeros(3, 1, 8, 8).double(), torch.tensor([3, 0, 1])).shape == (3,)
+
+
 # --- options
 
 
@@ -363,6 +393,27 @@ def test_norms(options, generator, discriminator):
 def test_options_that_do_not_go_together(shape, options, says):
     with pytest.raises(UserError, match=says):
         GAN(shape, 5 if len(shape) == 3 else None, hidden=(4, 4), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"network": "conv"}, "network=conv came, expected one of mlp, dcgan, resnet"),
+        ({"loss": "hing"}, "loss=hing came, expected one of minimax, non-saturating, "),
+        ({"regularizer": "r3"}, r"regularizer=r3 came, expected one of none, r1, r2, r1\+r2, gradient-penalty, usual$"),
+        ({"activation": "elu"}, "activation=elu came, expected one of relu, "),
+        ({"condition": "class"}, "condition=class came, expected one of none, label"),
+        ({"generator_norm": "layer"}, "generator_norm=layer came, expected one of none, batch, usual"),
+        (
+            {"discriminator_norm": "layer"},
+            "discriminator_norm=layer came, expected one of none, batch, spectral, usual",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_a_name_that_is_none_is_refused_when_it_is_made(options, says):
+    with pytest.raises(UserError, match=says):
+        GAN((2,), **options)
 
 
 def test_packs_have_no_labels():
@@ -452,9 +503,34 @@ class NoTensor(Own):
 
 
 class OnlyNumbers(Own):
+    """No mistake: a number of images is all that a program is told."""
+
     def model(self, num):
-        with pyro.plate("images", int(num)):
-            return pyro.sample("x", Implicit(self.generator(torch.randn(num, 2)), 1, "none"))
+        with pyro.plate("images", num):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("x", Implicit(self.generator(z), 1, "none"))
+
+
+class Shared(Own):
+    def __init__(self):
+        super().__init__()
+        self.generator = nn.Linear(2, 3)
+        self.discriminator.shift = self.generator.bias
+
+
+class Orphan(Own):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.fixed = nn.Parameter(torch.ones(()), requires_grad=False)  # learns nothing, and may
+
+
+class BadPlate(Own):
+    """Pyro's own draw of rows fails, whose distribution has no batch shape."""
+
+    def model(self, num):
+        with pyro.plate("images", num, subsample_size="all"):
+            return self.generator(torch.randn(num, 2))
 
 
 class Cut(Own):
@@ -520,10 +596,12 @@ WRONG = [
     (Nothing, "gives NoneType, expected the images"),
     (WideLogits, r"the discriminator gives \(2, 1\) for 2 images, expected \(2,\), one logit for each image"),
     (NoTensor, "the discriminator gives float"),
-    (OnlyNumbers, "OnlyNumbers fails on a batch of shape .* test_gan.py line"),
+    (Shared, r"Shared: the parameter 'generator.\w+' is 'discriminator.\w+' too"),
+    (Orphan, "Orphan: the parameter 'scale' is neither player's and would never be trained: give it to the generator"),
     (Cut, "no gradient in the generator's parameters"),
     (Unseen, "no gradient in the generator's parameters"),
     (Blind, "no gradient in the discriminator's parameters"),
+    (BadPlate, "BadPlate fails on a batch .* test_gan.py line"),
     (Raises, "Raises fails on a batch .* test_gan.py line .*KeyError"),
     (ShallowEvent, r"ShallowEvent fails on a batch .*'z'|ShallowEvent fails on a batch .*Shape mismatch"),
 ]
@@ -534,6 +612,14 @@ def test_what_is_wrong_with_it_is_told_in_one_line(pair, says):
     with pytest.raises(UserError, match=says) as caught:
         check_pair(pair(), torch.randn(3, 3))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_program_that_takes_a_number_only_is_welcome():
+    pair = OnlyNumbers()
+    check_pair(pair, torch.randn(3, 3))
+    assert sites_of(pair, torch.zeros(2, 3)) == {"z": "latent", "x": "implicit"}
+    fit(pair, torch.randn(20, 3), valid=torch.randn(5, 3), steps=4, batch_size=5, progress=False)
+    assert sample(pair, 6, (3,)).shape == (6, 3)
 
 
 def test_the_first_run_leaves_weights_modes_and_randomness_alone():

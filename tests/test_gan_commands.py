@@ -217,9 +217,9 @@ def broken_from(monkeypatch, step, player):
     """From that step on a player's loss is nan."""
     real = AdversarialTrainer.update
 
-    def update(self, name, loss):
+    def update(self, name, loss, *judged):
         late = name == player and self.steps_done + 1 >= step
-        return real(self, name, loss * float("nan") if late else loss)
+        return real(self, name, loss * float("nan") if late else loss, *judged)
 
     monkeypatch.setattr(AdversarialTrainer, "update", update)
 
@@ -245,6 +245,19 @@ def test_a_learning_rate_that_is_too_high_is_told_in_one_line(elsewhere):
     args = ("--set", "loss=wasserstein", "--set", "gamma=0", "--lr", 1e25)
     refused("train", *DIGITS, *args, "--out", "run", says=("step 1", "lower the learning rate (1e+25)"))
     ok("sample", "run", "--out", "x.png")
+
+
+@pytest.mark.parametrize(
+    ("args", "rate"),
+    [
+        (("--set", "discriminator_lr=1e20"), "lower its learning rate, lr × discriminator_lr (1e+17)"),
+        (("--lr", "1e30"), "lower the learning rate (1e+30)"),
+    ],
+)
+def test_a_discriminator_that_diverged_is_named_in_the_generators_step(args, rate, elsewhere):
+    said = refused("train", *DIGITS, *args, "--out", "run", says=("step 1", "the discriminator's", rate, "clip_norm"))
+    assert "generator's" not in str(said)
+    assert "a regularizer" not in str(said)
 
 
 # --- a sampler of one's own
@@ -305,6 +318,16 @@ def test_a_sampler_of_ones_own_trains_resumes_samples_and_is_judged(elsewhere):
         assert film.n_frames == 5
 
 
+def test_a_sampler_that_takes_a_number_only_trains_and_samples(elsewhere):
+    """`pyro.plate("images", num)` as it is written first."""
+    text = changed("        num = num if isinstance(num, int) else len(num)\n", "")
+    (elsewhere / "own.py").write_text(text)
+    ok("train", NAME, *TRAIN, "--out", "run")
+    ok("sample", "run", "--model", NAME, "--num", 7, "--out", "x.npz")
+    assert np.load("x.npz")["images"].shape == (7, 8, 8)
+    assert ok("info", "run", "--model", NAME, "--json").json["sites"] == {"z": "latent"}
+
+
 def changed(old, new):
     assert old in OWN
     return OWN.replace(old, new)
@@ -332,6 +355,12 @@ WRONG = {
     "labels": (
         changed("kind = Kind.IMPLICIT", "kind, takes_labels, num_classes = Kind.IMPLICIT, True, 10"),
         ("Own", "positional"),
+    ),
+    "a parameter of neither player": (
+        changed(
+            "        self.objective = ", "        self.scale = nn.Parameter(torch.ones(1))\n        self.objective = "
+        ),
+        ("Own", "'scale'", "neither player's", "would never be trained"),
     ),
     "no classes": (
         changed("kind = Kind.IMPLICIT", "kind, takes_labels = Kind.IMPLICIT, True"),

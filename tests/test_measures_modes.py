@@ -27,14 +27,14 @@ def test_modes_by_hand():
     report = count_modes(near(3, 1, 0, 0), MODES)
     assert (report.covered, report.total, report.share_within, report.num_samples) == (2, 4, 1.0, 4)
     assert report.kl == pytest.approx(0.75 * math.log(3))
-    assert report.share_stderr == 0
+    assert report.share_stderr == pytest.approx(math.sqrt(6 / 8 * 2 / 8 / 8))  # 4 of 4, and 2 of 4 added
 
 
 def test_within_ends_at_three_sigmas():
     inside, outside = near(1, 0, 0, 0, distance=2.999), near(0, 3, 0, 0, distance=3.001)
     report = count_modes(torch.cat([inside, outside]), MODES)
     assert (report.covered, report.share_within) == (1, 0.25)
-    assert report.share_stderr == pytest.approx(math.sqrt(0.25 * 0.75 / 4))
+    assert report.share_stderr == pytest.approx(math.sqrt(3 / 8 * 5 / 8 / 8))
     assert report.kl == pytest.approx(0.25 * math.log(1) + 0.75 * math.log(3))  # the nearest mode, however far
 
 
@@ -126,7 +126,8 @@ def test_stacked_modes_against_a_law():
 
 def test_the_stacked_protocol_names_classifier_threshold_and_number():
     protocol = count_stacked_modes(stacked(torch.arange(60)), Exact()).protocol
-    for text in ("classifier that is never wrong", "without a threshold", "60 samples", "26000", "Metz et al. 2017"):
+    published = "Srivastava et al. 2017 and Lin et al. 2018, draws 26000"
+    for text in ("classifier that is never wrong", "without a threshold", "60 samples", published):
         assert text in protocol
     assert isinstance(Exact(), DigitClassifier)
 

@@ -79,7 +79,9 @@ def test_each_measure_has_its_protocol(digits, network, scale):
     assert "not on the Inception network" in scale["frechet_distance"].protocol
     assert scale["frechet_distance"].stderr is None
     share = scale["recall"].value
-    assert scale["recall"].stderr == pytest.approx(math.sqrt(share * (1 - share) / 360))
+    middle = (360 * share + 2) / 364
+    assert scale["recall"].stderr == pytest.approx(math.sqrt(middle * (1 - middle) / 364))
+    assert "two successes and two failures" in scale["recall"].protocol
     assert scale["c2st"].stderr == pytest.approx(0.5 / math.sqrt(360))
 
 

@@ -1,6 +1,7 @@
 """A likelihood for a sampler: noise on top of what it makes, against a density that is known."""
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from laws import check_equal
@@ -72,6 +73,40 @@ def test_what_the_sampler_calls_its_images_does_not_matter():
     x, z = data(4, 0.5), torch.randn(4, 3).double()
     found = score(GaussianObservation(Renamed((3,), hidden=(4,)).double(), 0.5, None).model, x, {"code": z})
     assert set(found) == {"code", "x"}
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_what_the_sampler_calls_its_plate_does_not_matter(inner):
+    """Nor whether the parts of z are a plate of their own."""
+
+    class Renamed(GAN):
+        def model(self, num, y=None):
+            with pyro.plate("batch", num, dim=-2 if inner else -1):
+                if not inner:
+                    return self.made(pyro.sample("z", self.prior()))
+                with pyro.plate("parts", 3, dim=-1):
+                    return self.made(pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0)))
+
+    noisy = GaussianObservation(Renamed((3,), hidden=(4,)).double(), 0.5, None)
+    x, z = data(3, 0.5), torch.randn(3, 3).double()
+    found = score(noisy.model, x, {"z": z})
+    check_equal(found["z"], torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1))
+    made = noisy.sampler.made(z).detach()
+    check_equal(found["x"].detach(), torch.distributions.Normal(made, 0.5).log_prob(x).sum(1))
+    assert ais(noisy.model, x, num_chains=2, num_distributions=3).estimate.per_image.isfinite().all()
+
+
+def test_a_sampler_whose_z_is_no_site_has_its_own_refusal():
+    class Hidden(GAN):
+        def model(self, num, y=None):
+            return self.made(torch.randn(num, self.latent_dim))
+
+    hidden, known = Hidden((3,), hidden=(4,)), linear()
+    state = torch.get_rng_state()
+    with pytest.raises(UserError, match=r"no site z: pyro\.sample it"):
+        GaussianObservation(hidden, 0.5, None)
+    GaussianObservation(known, 0.5, None)
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("levels", [2, 17])

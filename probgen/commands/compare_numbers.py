@@ -12,7 +12,7 @@ from torch import Tensor
 from probgen import plots
 from probgen.commands.common import OpenedRun, check_num
 from probgen.commands.evaluate import MOST_PARTICLES, evaluate_run
-from probgen.commands.quality import Drawn, check_samples, judge
+from probgen.commands.quality import FEW_COMPARED, ROUGH, Drawn, check_samples, judge, notes_on_sampler
 from probgen.commands.traverse import mean_codes, only_code
 from probgen.console import stderr_console
 from probgen.data import ImageData
@@ -22,6 +22,7 @@ from probgen.inference.randomness import own_randomness
 from probgen.inference.traces import as_real
 from probgen.measures import Judgement, reference
 from probgen.measures.features import read_rows
+from probgen.measures.manifold import share_error
 from probgen.models.contracts import NO_DENSITY, Kind, kind_of
 from probgen.models.registry import is_user_file
 from probgen.runs import Run
@@ -83,6 +84,7 @@ def measured_run(
         )
         drawn = samples.samples[: shown(opened.levels)]
         row |= {"num_samples": number, "measures": measures(judgement)}
+        row["notes"] += rough(judgement)
         row["samples_per_second"] = speed(samples, opened.levels)
     reading = read_out(opened)
     row["probe"] = None if reading is None else probed(data, opened, *reading)
@@ -103,7 +105,7 @@ def measured_data(data: ImageData, number: int, asked: Request) -> dict[str, Any
     pixels = "the points themselves" if data.levels is None else "the pixels"
     row: dict[str, Any] = {"name": REFERENCE, "kind": None, "num_samples": min(number, len(data.train))}
     fewer = f"there are only {len(data.train):,}, fewer than samples: most measures come out worse of fewer"
-    row["notes"] = [fewer] if len(data.train) < number else []
+    row["notes"] = ([fewer] if len(data.train) < number else []) + rough(judgement)
     return row | {"measures": measures(judgement), "probe": probed(data, None, pixels, lambda images: images)}
 
 
@@ -113,7 +115,8 @@ def likelihood(opened: OpenedRun, asked: Request) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": str(kind), "estimates": {}, "log_prob": None, "bits_per_dim": None}
     if kind in (Kind.NONE, Kind.IMPLICIT):
         why = NO_DENSITY if kind is Kind.IMPLICIT else getattr(opened.model, "no_density", "its class declares none")
-        return {**row, "notes": [f"no log p(x): {why}"]}
+        drawn = notes_on_sampler(opened) if kind is Kind.IMPLICIT else []
+        return {**row, "notes": [f"no log p(x): {why}", *drawn]}
     names = ("split", "particles", "num", "data_dir", "device", "seed", "quiet")
     options = {name: getattr(asked, name) for name in names}
     result = evaluate_run(opened.run.path, model=asked.own_class(opened.run), **options)
@@ -142,6 +145,11 @@ def measures(judgement: Judgement) -> dict[str, Any]:
     """Name → value, stderr, better and protocol."""
     keys = ("value", "stderr", "better", "protocol")
     return {measure.name: {key: getattr(measure, key) for key in keys} for measure in judgement.measures}
+
+
+def rough(judgement: Judgement) -> list[str]:
+    """A word on measures of few samples."""
+    return [ROUGH] if judgement.num_samples < FEW_COMPARED else []
 
 
 def speed(drawn: Drawn, levels: int | None) -> dict[str, Any]:
@@ -183,7 +191,7 @@ def probed(
             for split in splits
         )
     probe = linear_probe(train, labels[0], test, labels[1])
-    facts = {"features": what, **probe.to_json()}
+    facts = {"features": what, **probe.to_json(), "stderr": share_error(probe.accuracy, probe.num_test)}
     protocol = PROTOCOLS["probe"].format(things=things(data.levels), data=data.name, **facts)
     return {"value": probe.accuracy, **facts, "better": "higher", "protocol": protocol}
 

@@ -6,8 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from probgen.commands.common import OpenedRun, check_num, need_density, open_run
-from probgen.commands.quality import as_json, check_samples, judge
+from probgen.commands.common import OpenedRun, check_num, open_run
+from probgen.commands.quality import (
+    as_json,
+    check_implicit,
+    check_samples,
+    judge,
+    need_bound,
+    noisy_likelihood,
+    notes_on_sampler,
+)
 from probgen.commands.texts import text_facts
 from probgen.errors import UserError
 from probgen.inference.annealing import ais
@@ -16,11 +24,10 @@ from probgen.inference.elbo import elbo_terms
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
 from probgen.inference.gaps import inference_gaps
-from probgen.inference.observation import GaussianObservation
 from probgen.models.contracts import NO_DENSITY, Kind, kind_of
 from probgen.tables import NAMES
 
-MOST_PARTICLES = 1_000_000
+PARTICLES, MOST_PARTICLES = 100, 1_000_000  # by default, and at most
 SIGMA = 0.1  # of images in [0, 1]
 ANNEALED_IMAGES = 100  # by default: annealing costs some thousand passes for each image and chain
 
@@ -61,7 +68,7 @@ def evaluate_run(
     path: Path,
     *,
     split: str,
-    particles: int,
+    particles: int | None = None,
     num: int | None,
     data_dir: Path | None,
     model: str | None,
@@ -70,7 +77,8 @@ def evaluate_run(
     method: str | None = None,
     annealing: Annealing = Annealing(),
     samples: int | None = None,
-    sigma: float = SIGMA,
+    sigma: float | None = None,
+    strict: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """What the run's model can say about log p(x) on a split: exact, or bounds, or nothing and why.
@@ -78,38 +86,49 @@ def evaluate_run(
     method: only `elbo`, or `iwae`; or `ais`: these, annealed importance sampling and the gaps of inference, on
     `num` images (100 without it); or `bdmc`: bounds from both sides, on `num` images simulated from the model.
     samples: how many to draw and judge; an implicit model, which has nothing else to tell, is judged without it too.
-    sigma: of the noise under which `ais` gives an implicit model a likelihood.
+    particles: 100 unless they are given. sigma: of the noise under which `ais` gives an implicit model a likelihood,
+    0.1 unless it is given. strict: refuse options that do nothing for an implicit model.
     """
     check_request(method, annealing, particles, num, samples, sigma)
     opened = open_run(path, model, device, seed)
+    kind = kind_of(opened.model)
+    if kind is Kind.NONE and samples is not None:
+        raise UserError(f"there are no samples to judge: {opened.model.no_density}")
+    if kind is Kind.IMPLICIT and strict:
+        check_implicit(opened, method, particles, num, sigma)
     if method in ("ais", "bdmc") and num is None:
         num = ANNEALED_IMAGES
     images = opened.split(split, data_dir, num)
-    if kind_of(opened.model) is Kind.IMPLICIT:
-        result = without_density(opened, images, split, method, annealing, sigma, quiet=quiet)
+    if kind is Kind.IMPLICIT:
+        result = without_density(opened, images, split, method, annealing, sigma or SIGMA, quiet=quiet)
     else:
-        result = about_density(opened, images, split, num, particles, method, annealing, quiet=quiet)
-    if samples is not None or kind_of(opened.model) is Kind.IMPLICIT:
-        if kind_of(opened.model) is Kind.NONE:
-            need_density(opened, "sample to judge")
+        result = about_density(opened, images, split, num, particles or PARTICLES, method, annealing, quiet=quiet)
+    if samples is not None or kind is Kind.IMPLICIT:
         judged = judge(opened, split=split, num=samples, data_dir=data_dir, seed=seed, quiet=quiet)
         result["samples"] = as_json(*judged)
+    if kind is Kind.IMPLICIT:
+        result["num_images"] = result["samples"]["num_real"]
     return result
 
 
 def check_request(
-    method: str | None, annealing: Annealing, particles: int, num: int | None, samples: int | None, sigma: float
+    method: str | None,
+    annealing: Annealing,
+    particles: int | None,
+    num: int | None,
+    samples: int | None,
+    sigma: float | None,
 ) -> None:
     """Raise UserError for what cannot be done, before anything is loaded."""
     if method not in (None, "elbo", "iwae", "ais", "bdmc"):
         raise UserError(f"--method {method} came, expected elbo, iwae, ais or bdmc")
     annealing.check()
-    if not 1 <= particles <= MOST_PARTICLES:
+    if particles is not None and not 1 <= particles <= MOST_PARTICLES:
         raise UserError(f"--particles {particles} came, expected 1 to {MOST_PARTICLES:,}")
     if num is not None:
         check_num(num)
     check_samples(samples)
-    if not 0 < sigma < float("inf"):
+    if sigma is not None and not 0 < sigma < float("inf"):
         raise UserError(f"--sigma {sigma:g} came, expected a number above 0")
 
 
@@ -168,22 +187,11 @@ def without_density(
     quiet: bool,
 ) -> dict[str, Any]:
     """Of an implicit model no number on log p(x), and why; with `ais` that of the model with noise on top of it."""
-    if method not in (None, "ais"):
-        need_density(opened, {"elbo": "ELBO", "iwae": "IWAE bound", "bdmc": "bound on log p(x)"}[method])
+    need_bound(opened, method)
     result = head_of(opened, split, len(images)) | {"estimates": {}, "bits_per_dim": None}
     if method == "ais":
-        noisy = GaussianObservation(opened.model, sigma, opened.levels).to(opened.device)
-        found = ais(noisy.model, noisy.unit(images), **annealing.settings, progress=not quiet)
-        unit = "nats per image" + ("" if opened.levels is None else ", a density of images in [0, 1]")
-        result["observation"] = {
-            "sigma": sigma,
-            **found.estimate.to_json(),
-            "unit": unit,
-            "acceptance": float(found.acceptance.mean()),
-            "what": f"log-likelihood of G(z) with Gaussian noise of standard deviation {sigma:g} on top "
-            "(Wu et al. 2017): of another model than the sampler, which has none",
-        }
-    return result | {"note": NO_DENSITY}
+        result["observation"] = noisy_likelihood(opened, images, annealing.settings, sigma, quiet=quiet)
+    return result | {"note": "; ".join([NO_DENSITY, *notes_on_sampler(opened)])}
 
 
 def tail_warning(estimates: dict[str, Estimate]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from probgen import plots
@@ -20,12 +20,14 @@ from probgen.inference.predict import sample
 from probgen.inference.randomness import own_randomness
 from probgen.inference.traces import evaluating
 from probgen.models.contracts import Kind, kind_of
+from probgen.plots.images import PAPER
 from probgen.runs import FRAMES, Run
 
 NUM_FRAMES = 60
 NUM_POINTS, NUM_IMAGES = 500, 36
 FRAME_DPI = 80
 SIDE = 80  # places of the field along each axis
+CAPTION = 28  # pixels, of the strip under a frame of images
 MARGIN = 0.15  # of the data's extent, on each side
 
 
@@ -57,10 +59,22 @@ def shoot(run: Run, pair: Any, data: ImageData, step: int) -> None:
 
 
 def cut(run: Run) -> None:
-    """All frames as one film, training.gif."""
-    frames = [Image.open(io.BytesIO(file.read_bytes())).convert("RGB") for file in frame_files(run)]
+    """All frames as one film, training.gif; images with their step written underneath, a field has it as its title."""
+    files = frame_files(run)
+    frames = [Image.open(io.BytesIO(file.read_bytes())).convert("RGB") for file in files]
+    if run.config.levels is not None:
+        frames = [captioned(one, f"step {int(file.stem):,}") for one, file in zip(frames, files, strict=True)]
     if frames:
         write_atomic(run.pictures / "training.gif", plots.film([one.resize(frames[-1].size) for one in frames]))
+
+
+def captioned(frame: Image.Image, text: str) -> Image.Image:
+    """The frame over a strip of paper with the text in its middle."""
+    whole = Image.new("RGB", (frame.width, frame.height + CAPTION), (PAPER,) * 3)
+    whole.paste(frame)
+    middle = (frame.width / 2, frame.height + CAPTION / 2)
+    ImageDraw.Draw(whole).text(middle, text, fill=(0, 0, 0), anchor="mm", font=ImageFont.load_default(CAPTION // 2))
+    return whole
 
 
 def drop_later(run: Run, step: int) -> None:

@@ -17,6 +17,7 @@ from probgen.inference.checks import sites_of
 from probgen.inference.equation import Equation, equation
 from probgen.inference.graph import graph
 from probgen.inference.receptive_field import field_of
+from probgen.inference.traces import evaluating
 from probgen.models.contracts import Kind, kind_of
 from probgen.models.registry import MODELS, build, find_class, options_of
 from probgen.runs import RunConfig
@@ -71,8 +72,7 @@ def describe_run(
     config = opened.run.config
     metrics = opened.run.read_metrics()
     blank = torch.zeros(2, *config.image_shape)
-    guide = no_guide if kind_of(opened.model) is Kind.IMPLICIT else opened.model.guide
-    formula = equation(opened.model.model, guide, blank)
+    formula = equation_of(opened.model, blank)
     field = field_of(opened.model)
     if field_file is not None and field is None:
         raise UserError(
@@ -97,8 +97,12 @@ def describe_run(
     }
 
 
-def no_guide(_x: torch.Tensor) -> None:
-    """Of a sampler, from whose images nothing is inferred."""
+def equation_of(pair: Any, blank: torch.Tensor) -> Equation:
+    """The pair's equation; of an implicit one, told a number of images and inferring nothing, the model's alone."""
+    if kind_of(pair) is not Kind.IMPLICIT:
+        return equation(pair.model, pair.guide, blank)
+    with evaluating(pair):
+        return equation(lambda x: pair.model(len(x)), lambda x: None, blank)
 
 
 def trained_how(config: RunConfig) -> dict[str, Any]:

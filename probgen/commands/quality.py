@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probgen.commands.common import OpenedRun
+from probgen.commands.common import OpenedRun, need_density
 from probgen.commands.pixels import draw_pixels, draws_pixels
 from probgen.console import progress_bar
 from probgen.errors import UserError
+from probgen.inference.annealing import ais
+from probgen.inference.observation import GaussianObservation
 from probgen.inference.predict import sample
 from probgen.inference.randomness import own_randomness
 from probgen.measures import Judgement, judge_samples
@@ -85,6 +87,74 @@ def judge(
     with own_randomness(seed):  # whatever was estimated before
         drawn = draw(opened, num or max(FEWEST_SAMPLES, usual), quiet=quiet)
     return drawn, judge_samples(drawn.samples, data, split=split, seed=seed, quiet=quiet)
+
+
+FEW_COMPARED = 500
+ROUGH = (
+    f"fewer than {FEW_COMPARED} samples were compared: kernel distance, precision and recall are rough at this number"
+)
+
+
+def check_implicit(
+    opened: OpenedRun, method: str | None, particles: int | None, num: int | None, sigma: float | None
+) -> None:
+    """Raise UserError for options that do nothing for an implicit model."""
+    need_bound(opened, method)
+    name = opened.run.config.model
+    if particles is not None:
+        raise UserError(
+            f"--particles {particles} came, but {name} is implicit and has no bound to tighten: leave it out"
+        )
+    if method == "ais":
+        return
+    if num is not None:
+        raise UserError(
+            f"--num {num} came, but {name} is implicit: without --method ais no log p(x) is estimated; --samples says "
+            "how many to draw and judge"
+        )
+    if sigma is not None:
+        raise UserError(f"--sigma {sigma:g} came without --method ais: no other method adds noise")
+
+
+def need_bound(opened: OpenedRun, method: str | None) -> None:
+    """Raise UserError where a method asks an implicit model for a bound."""
+    if method not in (None, "ais"):
+        need_density(opened, {"elbo": "ELBO", "iwae": "IWAE bound", "bdmc": "bound on log p(x)"}[method])
+
+
+def notes_on_sampler(opened: OpenedRun) -> list[str]:
+    """How an implicit run's samples come about, where that is not what one would think."""
+    labels = (
+        "each sample's label is drawn uniformly, whatever the shares of labels in the data",
+        getattr(opened.model, "takes_labels", False),
+    )
+    rounded = (
+        "its samples are rounded to 0 and 1 before they are judged; in training the discriminator saw them unrounded, "
+        "as greys between",
+        opened.levels == 2,
+    )
+    return [note for note, applies in (labels, rounded) if applies]
+
+
+def noisy_likelihood(
+    opened: OpenedRun, images: Tensor, settings: dict[str, Any], sigma: float, *, quiet: bool
+) -> dict[str, Any]:
+    """AIS of the sampler with Gaussian noise on top, with its protocol. settings: as `ais` takes them."""
+    noisy = GaussianObservation(opened.model, sigma, opened.levels).to(opened.device)
+    found = ais(noisy.model, noisy.unit(images), **settings, progress=not quiet)
+    unit = "nats per point" if opened.levels is None else "nats per image, a density of images in [0, 1]"
+    return {
+        "sigma": sigma,
+        **found.estimate.to_json(),
+        "unit": unit,
+        "num_images": len(images),
+        "chains": settings["num_chains"],
+        "distributions": settings["num_distributions"],
+        "schedule": settings["schedule"],
+        "acceptance": float(found.acceptance.mean()),
+        "what": f"log-likelihood of G(z) with Gaussian noise of standard deviation {sigma:g} on top "
+        "(Wu et al. 2017): of another model than the sampler, which has none",
+    }
 
 
 def as_json(drawn: Drawn, judgement: Judgement) -> dict[str, Any]:

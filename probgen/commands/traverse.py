@@ -21,7 +21,7 @@ from probgen.models.contracts import Kind, kind_of
 STEPS = np.linspace(-3, 3, 7)  # standard deviations of the prior that a traversal walks through
 MANIFOLD_SIDE = 16
 ARC = np.linspace(0, 1, 10).tolist()  # places of a walk from one z to another
-MOST_ROWS = 100
+MOST_ROWS = 100  # of walks from z to z
 
 
 def traverse_run(
@@ -34,13 +34,16 @@ def traverse_run(
     model: str | None,
     device: str,
 ) -> None:
-    """What each latent dimension does: one row each, by KL; or from one test image to another; or the plane of z."""
+    """What each latent dimension does: one row each, by KL; or from one test image to another; or the plane of z.
+
+    Of an implicit model: `num` walks from one z to another.
+    """
     output_file(out, ".png")
     check_num(num, 1000)
     opened = open_run(path, model, device, seed=0)
     levels = need_images(opened)
     if kind_of(opened.model) is Kind.IMPLICIT and between is None:
-        return write_atomic(out, wander(opened, num, levels))
+        return write_atomic(out, wander(opened, check_num(num, MOST_ROWS), levels))
     need_code(opened)
     name, size = only_code(opened)
     images = opened.split("test", data_dir)
@@ -68,7 +71,7 @@ def wander(opened: OpenedRun, num: int, levels: int) -> bytes:
 
     Not on the straight line: its middle is shorter than any z that the generator has seen (White 2016).
     """
-    pair, rows, steps = opened.model, min(num, MOST_ROWS), len(ARC)
+    pair, rows, steps = opened.model, num, len(ARC)
     with evaluating(pair), pyro.validation_enabled(False):
         trace = poutine.trace(pair.model).get_trace(2 * rows)
         latent = sample_sites(trace)

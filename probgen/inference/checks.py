@@ -57,7 +57,8 @@ def check_implicit(pair: Any, x: Shaped[Tensor, "b *shape"]) -> None:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(explain(pair, x, error, {})) from error
+        sizes = (len(x), 2 * pair.objective.packing)
+        raise UserError(explain(pair, x, error, {}, sizes)) from error
 
 
 def score_function_warning(site: Site) -> str:
@@ -82,10 +83,15 @@ class SiteLines(Messenger):
         self.of[message["name"]] = last_own_line(stack)
 
 
-def explain(pair: Any, batch: Tensor, error: Exception, lines: dict[str, str]) -> str:
-    """One line for an exception that a pair's program raised, or that scoring one of its sites did."""
+def explain(
+    pair: Any, batch: Tensor, error: Exception, lines: dict[str, str], sizes: tuple[int, ...] | None = None
+) -> str:
+    """One line for an exception that a pair's program raised, or that scoring one of its sites did.
+
+    sizes: the numbers of images that the program was run for; without them that of the batch.
+    """
     name = type(pair).__name__
-    message = offending_site(error, len(batch))
+    message = offending_site(error, sizes or (len(batch),))
     if message is None:
         message = reason(error)
     where = last_own_line(traceback.walk_tb(error.__traceback__)) or lines.get(scored_site(error), "")
@@ -106,17 +112,22 @@ def scored_site(error: Exception) -> str:
     return first.rsplit("at site", 1)[-1].strip(" :'") if first.startswith("Error while computing") else ""
 
 
-def offending_site(error: Exception, num_images: int) -> str | None:
-    """The `pyro.sample` statement that was being run, if one was: its name and the shapes at odds."""
+def offending_site(error: Exception, sizes: tuple[int, ...]) -> str | None:
+    """The `pyro.sample` statement that was being run, if one was: its name and the shapes at odds.
+
+    sizes: numbers of images that a batch shape may have.
+    """
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         message = frame.f_locals.get("msg")
         if not isinstance(message, dict) or message.get("type") != "sample":
             continue
+        if not hasattr(message["fn"], "batch_shape"):  # a plate's own draw of rows, or a function
+            continue
         batch_shape, event_shape = tuple(message["fn"].batch_shape), tuple(message["fn"].event_shape)
-        if batch_shape != (num_images,):
+        if batch_shape not in [(size,) for size in sizes]:
             return (
                 f"site {message['name']!r} has batch shape {batch_shape} and event shape {event_shape}, expected "
-                f"batch shape {(num_images,)}, one entry per image: move the others into the event with .to_event"
+                f"batch shape {(sizes[0],)}, one entry per image: move the others into the event with .to_event"
             )
     return None
 
@@ -139,7 +150,7 @@ def sites_of(pair: Any, x: Shaped[Tensor, "b *shape"]) -> dict[str, str]:
     batch = as_real(x[:NUM_IMAGES])
     with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False), evaluating(pair):
         if kind_of(pair) is Kind.IMPLICIT:
-            trace = poutine.trace(pair.model).get_trace(batch)
+            trace = poutine.trace(pair.model).get_trace(len(batch))
             return {name: "implicit" if is_implicit(node) else "latent" for name, node in sample_sites(trace).items()}
         guide_trace = poutine.trace(pair.guide).get_trace(batch)
         trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(batch)

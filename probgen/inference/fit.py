@@ -15,6 +15,7 @@ from probgen.inference.checks import check_pair
 from probgen.inference.loop import Loop, Record
 from probgen.inference.traces import as_real
 from probgen.inference.trainer import TrainConfig, Trainer, initialize, set_mode
+from probgen.layers.generators import check_labels
 from probgen.models.contracts import AdversarialObjective, Kind, kind_of
 
 AnyTrainer = Trainer | AdversarialTrainer
@@ -35,19 +36,25 @@ def fit(
     patience: int | None = None,
     valid: Shaped[Tensor, "m *shape"] | None = None,
     labels: Int64[Tensor, "*labels"] | None = None,
+    valid_labels: Int64[Tensor, "*valid_labels"] | None = None,
     progress: bool = True,
 ) -> list[Record]:
-    """Maximize the mean ELBO of `images` under the pair, by Adam on batches.
+    """Maximize the mean ELBO of `images` under the pair, by Adam on batches; an implicit sampler's players take turns.
 
-    pair: any object with Pyro programs `model(x)` and `guide(x)`. images: n c h w, whole numbers
-    0 … levels − 1, or real vectors n d. steps or epochs: how long (default: 50 epochs). See `TrainConfig`
-    for the rest. valid: images on which the bound is validated, needed for `patience`. labels: of the images, for
-    a pair that takes them.
+    pair: any object with Pyro programs `model(x)` and `guide(x)`, or an `ImplicitSampler`, of which the discriminator
+    lowers its loss and penalty, the generator its own loss, as the pair's `objective` says. images: n c h w, whole
+    numbers 0 … levels − 1, or real vectors n d. steps or epochs: how long (default: 50 epochs). See `TrainConfig`
+    for the rest. valid: images on which the bound, or the players' scores, are validated; needed for `patience`,
+    which is for bounds only. labels, valid_labels: of the images and of `valid`, for a pair that takes them.
 
     Returns the history: records with `step`, `split` (`train`, `valid`), `loss`, `elbo`, `log_likelihood`,
-    `kl`, in nats per image. The pair is left in `eval()` mode.
+    `kl`, in nats per image. Those of an implicit sampler have `value`, the value of the game, and the discriminator's
+    means at real and generated images: `d_real` and `d_fake` where they are probabilities, else `critic_real` and
+    `critic_fake`; of training also `discriminator_loss`, `generator_loss`, both gradients' norms
+    (`discriminator_gradient`, `generator_gradient`) and the `penalty`, where there is one. The pair is left in
+    `eval()` mode.
 
-    Raises UserError for a pair or images that do not fit, TrainingError at a loss that is nan or infinite.
+    Raises UserError for a pair, images or labels that do not fit, TrainingError at a loss that is nan or infinite.
     """
     if steps is not None and epochs is not None:
         raise UserError("both steps and epochs came, expected one of them")
@@ -62,14 +69,31 @@ def fit(
     pyro.set_rng_seed(seed)
     device = device_of(pair)
     check_pair(pair, as_real(images[:3]).to(device))
+    check_known(pair, len(images), labels, valid, valid_labels)
     shown = TensorImages(images, labels)
     initialize(pair, shown)
     trainer = trainer_for(pair, shown, config, device)
-    loop = Loop(trainer, valid=valid, quiet=not progress)
+    on_device = None if valid is None else valid.to(device)
+    loop = Loop(trainer, valid=on_device, valid_labels=valid_labels, quiet=not progress)
     history = loop.run()
     trainer.load_weights(loop.final_weights())
     set_mode(pair, training=False)
     return history
+
+
+def check_known(pair: Any, num: int, labels: Tensor | None, valid: Tensor | None, valid_labels: Tensor | None) -> None:
+    """Labels of a class-conditional sampler: all of them whole numbers that it knows, of validation images too."""
+    if valid_labels is not None and valid is None:
+        raise UserError("valid_labels came without valid images")
+    if kind_of(pair) is not Kind.IMPLICIT or not getattr(pair, "takes_labels", False):
+        return
+    if labels is not None:
+        check_labels(labels, pair.num_classes, num)
+    if valid is None:
+        return
+    if valid_labels is None:
+        raise UserError(f"{type(pair).__name__} takes labels, but the valid images came without: give valid_labels")
+    check_labels(valid_labels, pair.num_classes, len(valid))
 
 
 def steps_of(pair: Any, batches: int) -> int:

@@ -34,6 +34,7 @@ class Temper(Messenger):
         super().__init__()
         self.temperature, self.spared = temperature, spared
         self.refused: dict[str, str] = {}  # site → distribution; told afterwards, since Pyro rewords what is raised
+        self.tempered: set[str] = set()
 
     def _pyro_post_sample(self, message: Any) -> None:
         drawn_prior = not message["is_observed"] and "was_observed" not in message["infer"]
@@ -45,6 +46,7 @@ class Temper(Messenger):
         base = fn.base_dist if isinstance(fn, Independent) else fn
         if isinstance(base, Normal | MultivariateNormal):
             message["value"] = fn.mean + self.temperature * (message["value"] - fn.mean)
+            self.tempered.add(message["name"])
         else:
             self.refused[message["name"]] = type(base).__name__
 
@@ -90,7 +92,8 @@ def sample(
 def sample_implicit(pair: Any, num: int, temperature: float, label: int | None = None) -> Float[Tensor, "num *shape"]:
     """x = G(z), of images in whole grey levels: the generator itself makes numbers between them.
 
-    Raises UserError for a label of a model that knows none, or one that it does not know.
+    Raises UserError for a label of a model that knows none, or one that it does not know; and for a temperature of a
+    program that has no Gaussian site to scale.
     """
     classes = getattr(pair, "num_classes", None) if getattr(pair, "takes_labels", False) else None
     if label is not None and classes is None:
@@ -102,6 +105,11 @@ def sample_implicit(pair: Any, num: int, temperature: float, label: int | None =
     with evaluating(pair), pyro.validation_enabled(False), Temper(temperature, spared) as temper:
         made = pair.model(num) if y is None else pair.model(num, y)
     temper.check()
+    if temperature != 1 and not temper.tempered:
+        raise UserError(
+            f"temperature={temperature:g} came, but the sampler's model has no Gaussian site to scale (z must be drawn "
+            "with pyro.sample): leave the temperature at 1"
+        )
     levels = getattr(pair, "levels", None)
     return made if levels is None else made.round().clamp(0, levels - 1)
 

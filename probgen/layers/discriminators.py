@@ -51,10 +51,10 @@ class Discriminator(nn.Module):
     def forward(self, x: Float[Tensor, "b *image"], y: Int64[Tensor, " b"] | None = None) -> Float[Tensor, " p"]:
         """The logit of each pack of consecutive images; a pack is one image unless packing is more than 1.
 
-        Raises UserError where packs do not come out even, labels are missing or came without classes, and where
-        batch norm would be trained on a single pack.
+        Raises UserError where packs do not come out even, labels are missing, wrong or came without classes, and
+        where batch norm would be trained on a single pack.
         """
-        check_labels(y, self.num_classes)
+        check_labels(y, self.num_classes, len(x))
         if len(x) % self.packing:
             raise UserError(
                 f"{len(x)} images came, expected a multiple of packing={self.packing}: "

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, cat, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -41,10 +42,10 @@ class Generator(nn.Module):
     def forward(self, z: Float[Tensor, "b latent"], y: Int64[Tensor, " b"] | None = None) -> Float[Tensor, "*shape"]:
         """G(z) or G(z, y), shape `b *image_shape`.
 
-        Raises UserError where labels are missing, or came without classes, and where batch norm would be trained on
-        a single image.
+        Raises UserError where labels are missing, wrong, or came without classes, and where batch norm would be
+        trained on a single image.
         """
-        check_labels(y, self.num_classes)
+        check_labels(y, self.num_classes, len(z))
         check_batch(self, len(z))
         code = z if self.embedding is None else cat([z, self.embedding(y)], 1)
         image = self.body(code)
@@ -191,14 +192,25 @@ def dcgan_start(network: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def check_labels(y: Int64[Tensor, " b"] | None, num_classes: int | None) -> None:
-    """Labels come where there are classes, and only there."""
-    if y is None and num_classes is not None:
-        raise UserError(
-            f"no labels came, but the network has classes: give a whole number, 0 to {num_classes - 1}, for each image"
-        )
-    if y is not None and num_classes is None:
+def check_labels(y: Int64[Tensor, " b"] | None, num_classes: int | None, num: int) -> None:
+    """Labels come where there are classes, and only there: `num` whole numbers, 0 … num_classes − 1.
+
+    Raises UserError that tells what came and what is expected.
+    """
+    if y is None and num_classes is None:
+        return
+    if num_classes is None:
         raise UserError("labels came, but the network has no classes: leave them out, or set num_classes")
+    expected = f"a whole number, 0 to {num_classes - 1}, for each image"
+    if y is None:
+        raise UserError(f"no labels came, but the network has classes: give {expected}")
+    if not isinstance(y, Tensor) or y.dtype not in (torch.int64, torch.int32):
+        came = f"dtype {y.dtype}" if isinstance(y, Tensor) else f"type {type(y).__name__}"
+        raise UserError(f"labels of {came} came, expected a tensor of torch.int64: {expected}")
+    if y.shape != (num,):
+        raise UserError(f"labels of shape {tuple(y.shape)} came, expected {(num,)}: {expected}")
+    if num and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise UserError(f"labels from {int(y.min())} to {int(y.max())} came, expected {expected}")
 
 
 def check_batch(network: nn.Module, num: int, what: str = "image") -> None:

@@ -1,5 +1,6 @@
 """Precision and recall of samples: quality and variety apart."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from probgen.errors import UserError
 
 NEIGHBOURS = 3
+
+SHARE_ERROR = "standard error with two successes and two failures added (Agresti & Coull 1998)"
 
 _CHUNK_ROWS = 1_000
 _ROUNDING = 1e-12
@@ -63,6 +66,17 @@ def share_covered(
         slack = _ROUNDING * (chunk.square().sum(dim=1, keepdim=True) + size)  # a twin of a centre is in its ball
         inside += int((_squares(chunk, centers) <= radii + slack).any(dim=1).sum())
     return inside / len(points)
+
+
+def share_error(share: float, count: int) -> float:
+    """√(p̃(1−p̃)/ñ) with ñ = n + 4, p̃ = (np + 2)/ñ: never 0, unlike √(p(1−p)/n), which calls a share of 1 certain.
+
+    Agresti and Coull (1998), "Approximate is better than 'exact' for interval estimation of binomial proportions". At a
+    share of 0 or 1 two of it are 2.8/n, close to the rule of three.
+    """
+    more = count + 4
+    middle = (count * share + 2) / more
+    return math.sqrt(middle * (1 - middle) / more)
 
 
 def _squares(points: Float64[Tensor, "n f"], centers: Float64[Tensor, "m f"]) -> Float64[Tensor, "n m"]:

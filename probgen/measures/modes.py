@@ -1,6 +1,5 @@
 """Which modes of the data samples reach, where the modes are known."""
 
-import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from probgen.data import ImageData, Modes
 from probgen.data.stacked import STACKED_FACTORS, STACKED_NAME
 from probgen.errors import UserError
+from probgen.measures.manifold import SHARE_ERROR, share_error
 
 WITHIN = 3  # sigmas
 
@@ -23,7 +23,7 @@ class ModeReport:
     """How samples spread over known modes.
 
     covered, total: modes that were reached, of how many.
-    share_within, share_stderr: share of samples within 3σ of a mode, with its binomial standard error; None of images.
+    share_within, share_stderr: share of samples within 3σ of a mode, with its standard error; None of images.
     kl: nats, from the histogram of the samples over the modes to that of the data; 0 is best.
     """
 
@@ -72,9 +72,9 @@ def count_modes(samples: Float[Tensor, "n 2"], modes: Modes) -> ModeReport:
     protocol = (
         f"{total} modes, one is covered with a sample within {WITHIN}σ of its centre (Srivastava et al. 2017, Lin et "
         f"al. 2018); KL in nats of the samples' nearest modes to uniform; {count} samples (their noise: KL ≈ "
-        f"{(total - 1) / (2 * count):.2g})"
+        f"{(total - 1) / (2 * count):.2g}); share: {SHARE_ERROR}"
     )
-    error, kl = math.sqrt(share * (1 - share) / count), histogram_kl(histogram)
+    error, kl = share_error(share, count), histogram_kl(histogram)
     return ModeReport(int(reached.sum()), total, share, error, kl, count, protocol)
 
 
@@ -86,8 +86,10 @@ def count_stacked_modes(
     """mode = 100·d1 + 10·d2 + d3, each digit the most probable one of its channel, without a threshold.
 
     The count is that of Metz et al. (2017), "Unrolled generative adversarial networks": of 1,000 modes those that
-    have a sample. KL(histogram of the samples ‖ `law`); uniform without one. The published protocol (Metz et al.;
-    Lin et al. 2018) takes 26,000 samples: both numbers depend on how many there are, and on the classifier.
+    have a sample. KL(histogram of the samples ‖ `law`); uniform without one. The published protocol of Srivastava et
+    al. (2017), "VEEGAN", and Lin et al. (2018), "PacGAN", draws 26,000 samples: both numbers depend on how many there
+    are, and on the classifier. The published KL is to the uniform law of the 1,000 modes; with the `law` of the data's
+    digits, which is nearly uniform, it is nearly the same number.
 
     Raises UserError without images.
     """
@@ -100,8 +102,8 @@ def count_stacked_modes(
     aim = "uniform" if law is None else "the law of the training labels (each channel a digit of its own)"
     protocol = (
         f"1000 modes, one is covered with a sample in it (Metz et al. 2017), told by the {classifier.name}, without a "
-        f"threshold; KL in nats to {aim}; {count} samples (their noise: KL ≈ {999 / (2 * count):.2g}; published "
-        "counts take 26000)"
+        f"threshold; KL in nats to {aim}; {count} samples (their noise: KL ≈ {999 / (2 * count):.2g}; the published "
+        "protocol, Srivastava et al. 2017 and Lin et al. 2018, draws 26000 and takes the KL to uniform)"
     )
     return ModeReport(covered, 1000, None, None, histogram_kl(histogram, law), count, protocol)
 

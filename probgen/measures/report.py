@@ -1,6 +1,5 @@
 """All measures that apply to the samples of a model, each with its protocol."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from probgen.data import ImageData, Split
 from probgen.errors import UserError
 from probgen.measures.features import FeatureNetwork, feature_network, read_rows
 from probgen.measures.frechet import frechet_distance, kernel_distance
-from probgen.measures.manifold import NEIGHBOURS, precision_recall
+from probgen.measures.manifold import NEIGHBOURS, SHARE_ERROR, precision_recall, share_error
 from probgen.measures.modes import ModeReport, count_modes, count_stacked_modes, digit_law, is_stacked
 from probgen.measures.two_sample import two_sample_test
 
@@ -205,7 +204,7 @@ def _comparison(samples: Float[Tensor, "n f"], real: Float[Tensor, "n f"], proto
         f"share of samples as near to a real one as {ball}",
         f"share of real ones as near to a sample as {ball}",
     )
-    counted = f"standard error with the other set held fixed; {protocol}"
+    counted = f"{SHARE_ERROR}, the other set held fixed; {protocol}"
     return [
         Measure(
             "frechet_distance",
@@ -218,18 +217,13 @@ def _comparison(samples: Float[Tensor, "n f"], real: Float[Tensor, "n f"], proto
         Measure(
             "precision",
             manifold.precision,
-            _share_error(manifold.precision, len(samples)),
+            share_error(manifold.precision, len(samples)),
             "higher",
             f"{precision}; {counted}",
         ),
-        Measure("recall", manifold.recall, _share_error(manifold.recall, len(real)), "higher", f"{recall}; {counted}"),
+        Measure("recall", manifold.recall, share_error(manifold.recall, len(real)), "higher", f"{recall}; {counted}"),
         Measure("c2st", test.accuracy, test.null_stderr, "0.5", f"{test.protocol}; {protocol}"),
     ]
-
-
-def _share_error(share: float, count: int) -> float:
-    """√(p(1−p)/n)."""
-    return math.sqrt(share * (1 - share) / count)
 
 
 def _protocol(network: FeatureNetwork, data: ImageData, split: str, count: int) -> str:

@@ -109,15 +109,16 @@ class AdversarialObjective:
 class ImplicitSampler(Protocol):
     """A generator and the discriminator that teaches it: x = G(z), z ~ p(z), and no density of x.
 
-    generator, discriminator: the two players, modules of their own parameters. objective: how they play.
+    generator, discriminator: the two players, modules of their own parameters, which share none. objective: how they
+        play.
     """
 
     generator: Any
     discriminator: Any
     objective: AdversarialObjective
 
-    def model(self, num: Any, y: Tensor | None = None) -> Tensor:
-        """A Pyro program with sites z and x; gives x, `num` images (a batch of images stands for its size).
+    def model(self, num: int, y: Tensor | None = None) -> Tensor:
+        """A Pyro program with sites z and x; gives x, `num` images.
 
         Differentiable in the generator's parameters. y: labels, for a sampler with classes; drawn without them.
         """

@@ -34,6 +34,7 @@ from probgen.models.players import (
     GeneratorNorm,
     PlayerActivation,
     PlayerNetwork,
+    check_names,
     discriminator,
     generator,
 )
@@ -65,7 +66,11 @@ class GAN(nn.Module):
         without a regularizer), `spectral`. spectral_norm: the same as discriminator_norm=spectral.
     label_smoothing: data count as real only so far: 1 − label_smoothing (cross-entropy and squared losses).
     instance_noise: standard deviation of noise on all that the discriminator sees in training, falling to 0.
-    packing: images that are judged together, of one origin. minibatch_statistics: D also sees the batch's spread.
+    packing: images that are judged together, of one origin. minibatch_statistics: D also sees the batch's spread; a
+        logit then depends on all images of its batch, and a regularizer is about the gradient of the sum of all
+        logits in each image (see `probgen.inference.adversarial.penalties`).
+
+    Raises UserError for a name that is none, and for options that do not go together.
     """
 
     kind = Kind.IMPLICIT
@@ -97,6 +102,15 @@ class GAN(nn.Module):
         minibatch_statistics: bool = False,
     ) -> None:
         super().__init__()
+        check_names(
+            network=network,
+            activation=activation,
+            condition=condition,
+            loss=loss,
+            regularizer=regularizer,
+            generator_norm=generator_norm,
+            discriminator_norm=discriminator_norm,
+        )
         if condition == "label" and num_classes is None:
             raise UserError("condition=label came with data that have no labels: leave it out")
         self.image_shape, self.levels = tuple(image_shape), levels
@@ -142,7 +156,11 @@ class GAN(nn.Module):
     def model(
         self, num: int | Shaped[Tensor, "b *shape"], y: Int64[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b *shape"]:
-        """z ~ N(z; 0, I), x = G(z); with labels x = G(z, y), y ~ Uniform unless it is given."""
+        """z ~ N(z; 0, I), x = G(z); with labels x = G(z, y), y ~ Uniform unless it is given.
+
+        num: how many, or a batch of so many images. Raises UserError for labels that are not 0 … num_classes − 1, one
+        for each image.
+        """
         size = num if isinstance(num, int) else len(num)
         with pyro.plate("images", size):
             if self.takes_labels and y is None:
@@ -178,7 +196,12 @@ class GAN(nn.Module):
         return scaled(x, self.levels, self.discriminator)
 
     def judge(self, seen: Float[Tensor, "b *shape"], y: Int64[Tensor, " b"] | None = None) -> Float[Tensor, " p"]:
-        """The discriminator's logit of each pack of images; D(x) = σ(logit) where the loss makes it a probability."""
+        """The discriminator's logit of each pack of images; D(x) = σ(logit) where the loss makes it a probability.
+
+        With batch norm, a logit in `eval()` mode is by the statistics of real training images, in training mode by
+        those of the images that are judged together: two normalizations, whose logits are not comparable. Raises
+        UserError for labels that are not 0 … num_classes − 1, one for each image.
+        """
         return self.discriminator(seen) if y is None else self.discriminator(seen, y)
 
     @torch.no_grad()

@@ -1,18 +1,28 @@
 """Which generator and discriminator a GAN's options name."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from probgen.errors import UserError
 from probgen.layers.discriminators import DCGANDiscriminator, MLPDiscriminator, ResNetDiscriminator
 from probgen.layers.generators import DCGANGenerator, MLPGenerator, ResNetGenerator
+from probgen.models.contracts import LossName, RegularizerName
 
 PlayerNetwork = Literal["mlp", "dcgan", "resnet"]
 PlayerActivation = Literal["relu", "leaky-relu", "tanh", "silu", "gelu"]
 GeneratorNorm = Literal["none", "batch"]
 DiscriminatorNorm = Literal["none", "batch", "spectral"]
+NAMES: dict[str, tuple[str | None, ...]] = {  # of options that a name is chosen for; None is as good as usual
+    "network": get_args(PlayerNetwork),
+    "activation": get_args(PlayerActivation),
+    "condition": ("none", "label"),
+    "loss": get_args(LossName),
+    "regularizer": (*get_args(RegularizerName), "usual", None),
+    "generator_norm": (*get_args(GeneratorNorm), "usual", None),
+    "discriminator_norm": (*get_args(DiscriminatorNorm), "usual", None),
+}
 WIDTHS: dict[str, tuple[int, ...]] = {"mlp": (128, 128, 128), "dcgan": (64, 128), "resnet": (32, 64)}
 
 
@@ -65,3 +75,14 @@ def discriminator_norm(
     if spectral_norm:
         return "spectral"
     return norm or ("batch" if network == "dcgan" and regularizer == "none" else "none")
+
+
+def check_names(**chosen: str | None) -> None:
+    """Each option is one of the names in `NAMES`.
+
+    Raises UserError that tells the option, what came, and the names there are.
+    """
+    for option, name in chosen.items():
+        if name not in NAMES[option]:
+            known = ", ".join(known for known in NAMES[option] if known is not None)
+            raise UserError(f"{option}={name} came, expected one of {known}")

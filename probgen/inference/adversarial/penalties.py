@@ -5,9 +5,13 @@
     gradient-penalty   γ · E (‖∇D(x̂)‖ − 1)²           between them, x̂ = ε x + (1 − ε) G(z), ε ~ U(0, 1)
 
 D is the logit. A `judge` gives one logit for each image, or for each pack of so many consecutive images; the gradient
-is that of a logit in all pixels of its images, and the mean is over logits. A logit may depend on its own images only,
-not on the rest of the batch. Real and generated images are constants here: a penalty has a gradient in the
-discriminator's parameters and in nothing else.
+is that of a logit in all pixels of its images, and the mean is over logits. Real and generated images are constants
+here: a penalty has a gradient in the discriminator's parameters and in nothing else.
+
+What is computed is ∇_{x_i} Σ_j D(x)_j, the gradient of the sum of the batch's logits in each image. Where a logit
+depends on its own images only, that is ∇D(x_i). With `minibatch_statistics` a logit depends on the whole batch x, and
+image i's influence on the others' logits is penalized too, as in StyleGAN2 (Karras et al. 2020, arXiv 1912.04958),
+whose R1 is so computed beside a standard deviation over the batch.
 
 Sources: Mescheder et al. 2018 (arXiv 1801.04406), equations 9 and 10, for the first two; Gulrajani et al. 2017
 (arXiv 1704.00028), equation 3, for the third.
@@ -115,6 +119,9 @@ def gradient_penalty(
 
 
 def gradient_at(logits: Float[Tensor, " p"], images: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
-    """∇_x Σ_i logit_i, itself differentiable: row by row the gradient of the one logit that an image belongs to."""
+    """∇_x Σ_i logit_i, itself differentiable.
+
+    Row by row the gradient of the one logit that an image belongs to, where it has no part in the others.
+    """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient

@@ -84,10 +84,12 @@ def derivative(loss: Loss, logits: Float64[Tensor, " n"]) -> Float64[Tensor, " n
 def generator_norms(sampler: Any, num: int) -> dict[str, Any]:
     """Norms of both generators' gradients for the players of a sampler: of log(1 − D(G(z))) and of −log D(G(z)).
 
-    The logit is taken for that of a probability, whatever loss the players were trained with. num: draws of z, whole
-    packs of them. Gives also the mean of D(G(z)), `d_fake`.
+    The logit is taken for that of a probability, whatever loss the players were trained with. num: draws of z, rounded
+    down to whole packs, at least one. Gives also the mean of D(G(z)), `d_fake`: None where the players' own loss makes
+    no probability of the logit.
     """
-    num -= num % sampler.objective.packing
+    packing = sampler.objective.packing
+    num = max(packing, num - num % packing)
     parameters = [p for p in sampler.generator.parameters() if p.requires_grad]
     with evaluating(sampler), pyro.validation_enabled(False):
         labels = [torch.randint(sampler.num_classes, (num,))] if getattr(sampler, "takes_labels", False) else []
@@ -97,4 +99,6 @@ def generator_norms(sampler: Any, num: int) -> dict[str, Any]:
         for name in ("minimax", "non-saturating"):
             gradients = torch.autograd.grad(make_loss(name).generator(logits), parameters, retain_graph=True)
             norms[name] = float(torch.nn.utils.get_total_norm(gradients))
-    return {"draws": num, "d_fake": float(logits.detach().sigmoid().mean()), "norms": norms}
+    probable = make_loss(sampler.objective.loss).is_probability
+    d_fake = float(logits.detach().sigmoid().mean()) if probable else None
+    return {"draws": num, "d_fake": d_fake, "norms": norms}

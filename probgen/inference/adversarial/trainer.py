@@ -3,8 +3,8 @@
     discriminator   φ ← Adam( ∇_φ L_D(D(x), D(G(z))) + penalty )      so many times
     generator       θ ← Adam( ∇_θ L_G(D(G(z))) )                      once
 
-The other player's weights stand still meanwhile. Real and generated images pass through the discriminator apart, so
-that batch norm never mixes them.
+The other player stands still meanwhile, weights and buffers. Real and generated images pass through the discriminator
+apart, so that batch norm never mixes them; its running statistics are those of real images alone.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,8 @@ import pyro
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from probgen.errors import UserError
+from probgen.inference.adversarial.checks import check_play, culprit, diverged, trainable
 from probgen.inference.adversarial.losses import make_loss
 from probgen.inference.adversarial.penalties import penalty
 from probgen.inference.batches import BatchOrder, Images
@@ -32,7 +31,7 @@ from probgen.inference.trainer import (
     moving_decay,
     set_mode,
 )
-from probgen.models.contracts import AdversarialObjective, ImplicitSampler
+from probgen.models.contracts import AdversarialObjective
 
 CHUNK = 1000  # images judged at once in validation
 
@@ -69,7 +68,9 @@ class AdversarialTrainer:
     def step(self) -> dict[str, Any]:
         """Both players' updates; gives each one's terms, gradient norms, and the learning rate.
 
-        Raises TrainingError, before the player has moved, when its loss or gradient is nan or infinite.
+        Raises TrainingError, naming the player that has diverged, at a loss or gradient that is nan or infinite. The
+        player whose turn it is has not moved then; where that is the generator, the discriminator already has: what to
+        go on from is the state last saved.
         """
         set_mode(self.pair, training=True)
         lr = self.config.lr_at(self.steps_done)
@@ -91,7 +92,7 @@ class AdversarialTrainer:
 
     def discriminator_step(self, x: Shaped[Tensor, "b *shape"], *y: Tensor) -> dict[str, Any]:
         """Lower L_D on one batch of data and as many draws, of the same labels where there are any."""
-        with torch.no_grad():
+        with torch.no_grad(), buffers_kept(self.pair.generator):
             fake = self.noisy(self.pair.seen(self.pair.model(len(x), *y)))
             real = self.noisy(self.pair.seen(x))
         regularized = self.play.regularizer != "none"
@@ -100,37 +101,43 @@ class AdversarialTrainer:
         def judge(seen: Tensor) -> Tensor:
             return self.pair.judge(seen, *y)
 
-        on_real, on_fake = judge(real), judge(fake)
-        cost = penalty(self.play.regularizer, judge, real, fake, self.play.gamma, on_real, on_fake)
-        loss = self.loss.discriminator(on_real, on_fake)
-        norm = self.update("discriminator", loss + cost)
+        on_real = judge(real)
+        with buffers_kept(self.pair.discriminator):  # as the real images have left them
+            on_fake = judge(fake)
+            cost = penalty(self.play.regularizer, judge, real, fake, self.play.gamma, on_real, on_fake)
+            loss = self.loss.discriminator(on_real, on_fake)
+            norm = self.update("discriminator", loss + cost, fake, on_fake)
         terms = self.scores(on_real.detach(), on_fake.detach())
         terms |= {"discriminator_loss": loss.detach(), "discriminator_gradient": norm}
         return terms | ({"penalty": cost.detach()} if regularized else {})
 
     def generator_step(self, x: Shaped[Tensor, "b *shape"], *y: Tensor) -> dict[str, Any]:
         """Lower L_G on draws, as many as there are images in x, and of their labels."""
-        with frozen(self.players["discriminator"]):
-            on_fake = self.pair.judge(self.noisy(self.pair.seen(self.pair.model(len(x), *y))), *y)
-            on_real = None
-            if self.loss.needs_real:
-                with torch.no_grad():
-                    on_real = self.pair.judge(self.noisy(self.pair.seen(x)), *y)
-            loss = self.loss.generator(on_fake, on_real)
-        return {"generator_loss": loss.detach(), "generator_gradient": self.update("generator", loss)}
+        with buffers_kept(self.pair.discriminator):
+            with frozen(self.players["discriminator"]):
+                fake = self.noisy(self.pair.seen(self.pair.model(len(x), *y)))
+                fake.retain_grad()  # looked at where the generator's is no number
+                on_fake, on_real = self.pair.judge(fake, *y), None
+                if self.loss.needs_real:
+                    with torch.no_grad():
+                        on_real = self.pair.judge(self.noisy(self.pair.seen(x)), *y)
+                loss = self.loss.generator(on_fake, on_real)
+            norm = self.update("generator", loss, fake, on_fake)
+        return {"generator_loss": loss.detach(), "generator_gradient": norm}
 
-    def update(self, name: str, loss: Float[Tensor, ""]) -> Tensor:
-        """One step of a player's optimizer on its own parameters; gives the norm of its gradient."""
+    def update(self, name: str, loss: Float[Tensor, ""], fake: Tensor, on_fake: Tensor) -> Tensor:
+        """One step of a player's optimizer on its own parameters; gives the norm of its gradient.
+
+        fake, on_fake: generated images and their logits, which tell whose the fault is where the loss is no number.
+        """
         parameters, optimizer = self.players[name], self.optimizers[name]
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(loss.detach() + norm):
-            what = "loss" if not torch.isfinite(loss) else "gradient"
-            raise TrainingError(
-                f"step {self.steps_done + 1}: the {name}'s {what} is not a finite number, it has diverged; lower the "
-                f"learning rate ({self.config.lr:g}), set a regularizer or clip_norm"
-            )
+            sign = "gradient is not a finite number" if torch.isfinite(loss) else "loss is not a finite number"
+            told = diverged(self.pair, self.config, *culprit(self.pair, name, sign, fake, on_fake))
+            raise TrainingError(f"step {self.steps_done + 1}: {told}")
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
         optimizer.step()
@@ -143,24 +150,19 @@ class AdversarialTrainer:
 
     def scores(self, on_real: Float[Tensor, " p"], on_fake: Float[Tensor, " q"]) -> dict[str, Any]:
         """The value of the game and the mean of D(x) and D(G(z)); of the logits, where they make no probability."""
+        value = self.loss.value(on_real, on_fake)
         if self.loss.is_probability:
-            return {
-                "value": self.loss.value(on_real, on_fake),
-                "d_real": on_real.sigmoid().mean(),
-                "d_fake": on_fake.sigmoid().mean(),
-            }
-        return {
-            "value": self.loss.value(on_real, on_fake),
-            "critic_real": on_real.mean(),
-            "critic_fake": on_fake.mean(),
-        }
+            return {"value": value, "d_real": on_real.sigmoid().mean(), "d_fake": on_fake.sigmoid().mean()}
+        return {"value": value, "critic_real": on_real.mean(), "critic_fake": on_fake.mean()}
 
     @torch.no_grad()
     def validation_terms(self, x: Shaped[Tensor, "n *shape"], y: Shaped[Tensor, " n"] | None = None) -> dict[str, Any]:
-        """The scores on images that were not trained on, and as many draws; the discriminator in `eval()` mode.
+        """The scores on images that were not trained on, and as many draws; both players in `eval()` mode.
 
-        D(x) far below that of training batches says that it has learned its images by heart. Fewer images than make
-        one pack give no scores, nor do images without labels to a sampler with classes, which alone looks at y.
+        Without batch norm, D(x) far below that of training batches says that the discriminator has learned its images
+        by heart. With it the two are not comparable: in training each batch is normalized by its own statistics, real
+        and generated apart, here both by the running statistics of real images. Fewer images than make one pack give
+        no scores, nor do images without labels to a sampler with classes, which alone looks at y.
         """
         takes_labels = getattr(self.pair, "takes_labels", False)
         whole, size = len(x) - len(x) % self.play.packing, CHUNK - CHUNK % self.play.packing
@@ -231,14 +233,6 @@ def batches_per_step(play: AdversarialObjective) -> int:
     return play.discriminator_steps + make_loss(play.loss).needs_real
 
 
-def trainable(pair: Any, player: str) -> list[Tensor]:
-    """A player's parameters. Raises UserError for a player without."""
-    found = [p for p in getattr(pair, player).parameters() if p.requires_grad]
-    if not found:
-        raise UserError(f"the {player} of {type(pair).__name__} has no parameters to train")
-    return found
-
-
 def averaged(pair: Any) -> list[Tensor]:
     """What `ema` averages: the generator's parameters and real-valued buffers, the statistics of batch norm."""
     generator = pair.generator
@@ -257,16 +251,17 @@ def frozen(parameters: list[Tensor]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def check_play(pair: ImplicitSampler, batch_size: int, config: TrainConfig) -> None:
-    """Settings that would fail at the first step, or mean nothing."""
-    packing = pair.objective.packing
-    if batch_size % packing:
-        raise UserError(f"batches of {batch_size} images came with packing={packing}: give a multiple of {packing}")
-    players = (pair.generator, pair.discriminator)
-    if batch_size // packing < 2 and any(isinstance(m, _BatchNorm) for p in players for m in p.modules()):
-        raise UserError("batch norm came with batches of one image, which have no spread: give a larger batch_size")
-    if config.patience is not None:
-        raise UserError(
-            "patience came with an implicit model: neither player's loss says how good the samples are, so there is "
-            "nothing to wait for; leave it out"
-        )
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """The module's buffers, statistics of batch norm among them, are afterwards what they were before.
+
+    Leave it after the backward pass, which may look at them.
+    """
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                if name in kept:
+                    buffer.copy_(kept[name])
