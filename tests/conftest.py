@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import warnings
 
+import jaxtyping
 import pytest
 from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
 from jaxtyping import install_import_hook
@@ -27,3 +28,9 @@ def _seed():
 
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
+
+
+@pytest.fixture
+def untyped(monkeypatch):
+    """As users run it: annotations are checked in tests only."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
