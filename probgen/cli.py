@@ -62,6 +62,9 @@ def train(
     patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a gain.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and noise. \\[0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. \\[auto]")] = None,
+    compile_: Annotated[
+        str | None, typer.Option("--compile", help="Compile the step: on, off, or auto, if the run is long. \\[auto]")
+    ] = None,
     binarize: Annotated[str | None, typer.Option(help="none, static, dynamic or threshold. \\[none]")] = None,
     animate: Annotated[
         bool | None, typer.Option("--animate", help="Also a film of samples, RUN/pictures/training.gif.")
@@ -86,7 +89,7 @@ def train(
         "data": data, "data_dir": data_dir and str(data_dir), "epochs": epochs, "steps": steps,
         "batch_size": batch_size, "lr": lr, "schedule": schedule, "lr_warmup": lr_warmup, "clip_norm": clip_norm,
         "ema": ema, "patience": patience, "seed": seed, "device": device, "binarize": binarize,
-        "animate": animate,
+        "animate": animate, "compile": compile_,
     }  # fmt: skip
     if model and again and model != again:
         raise UserError(f"MODEL {model} and --model {again} came, expected one of them")

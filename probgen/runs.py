@@ -62,6 +62,7 @@ class RunConfig(BaseModel):
     patience: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "cpu"
+    compile: Literal["auto", "on", "off"] = "auto"
     animate: bool = False
 
 

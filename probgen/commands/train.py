@@ -131,6 +131,7 @@ def climb(run: Run, trainer: AnyTrainer, data: ImageData, quiet: bool) -> dict[s
     found = [r for r in run.read_metrics() if r["split"] == "valid"]
     terms = {k: v for k, v in found[-1].items() if k not in NO_TERMS} if found else {}
     summary = {"steps": trainer.steps_done, "finished": loop.finished, "closed_form": False, "valid": terms}
+    summary |= {"compiled": trainer.compiled, "not_compiled": trainer.not_compiled}
     if loop.best is not None:
         summary["best"] = {"step": loop.best["step"], "loss": loop.best["loss"]}
     return summary

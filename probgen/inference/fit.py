@@ -34,6 +34,7 @@ def fit(
     clip_norm: float | None = None,
     ema: float | None = None,
     patience: int | None = None,
+    compile: Literal["auto", "on", "off"] = "auto",
     valid: Shaped[Tensor, "m *shape"] | None = None,
     labels: Int64[Tensor, "*labels"] | None = None,
     valid_labels: Int64[Tensor, "*valid_labels"] | None = None,
@@ -65,7 +66,9 @@ def fit(
     if steps is None:
         batches = BatchOrder(len(images), batch_size, seed).steps_for(50 if epochs is None else epochs)
         steps = steps_of(pair, batches)
-    config = TrainConfig(steps, batch_size, lr, schedule, clip_norm=clip_norm, ema=ema, patience=patience, seed=seed)
+    config = TrainConfig(
+        steps, batch_size, lr, schedule, clip_norm=clip_norm, ema=ema, patience=patience, seed=seed, compile=compile
+    )
     pyro.set_rng_seed(seed)
     device = device_of(pair)
     check_pair(pair, as_real(images[:3]).to(device))

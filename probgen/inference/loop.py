@@ -87,10 +87,16 @@ class Loop:
         """
         self.started = time.monotonic()
         with progress_bar(quiet=self.quiet) as bar:
-            task = bar.add_task("training", total=self.config.steps, completed=self.trainer.steps_done, terms="")
+            what = "compiling" if self.trainer.compiled else "training"
+            task = bar.add_task(what, total=self.config.steps, completed=self.trainer.steps_done, terms="")
+            told = self.quiet
             while not self.finished and not self.recorder.stop_requested():
                 self.one_step()
-                bar.update(task, completed=self.trainer.steps_done, terms=summary(self.history))
+                if (reason := self.trainer.not_compiled) and not told:
+                    told = True
+                    bar.console.print(f"not compiled, Pyro runs at every step: {reason}", markup=False)
+                done, terms = self.trainer.steps_done, summary(self.history)
+                bar.update(task, description="training", completed=done, terms=terms)
         return self.history
 
     @property

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +10,14 @@ import pyro
 import torch
 from jaxtyping import Float
 from pyro import poutine
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from probgen.errors import UserError
 from probgen.inference.elbo import log_mean_exp
-from probgen.inference.traces import Site, evaluating, marked, sample_sites, trace_pair
+from probgen.inference.traces import Site, evaluating, innermost, marked, sample_sites, trace_pair
 from probgen.models.contracts import Objective
 
 
@@ -54,7 +57,19 @@ class RecordingMeanFieldELBO(Recording, TraceMeanField_ELBO):
     """Pyro's `TraceMeanField_ELBO`: the KL term in closed form."""
 
 
-def step_objective(pair: Any) -> Callable[..., StepTerms]:
+class NotReparameterizedError(UserError):
+    """A latent site whose draws have no gradient."""
+
+
+def static_objective(pair: Any) -> Callable[..., StepTerms]:
+    """The same as `step_objective`, of operations on tensors alone, for recording; without enumerated sites.
+
+    Raises NotReparameterizedError at a latent site whose gradient would need the score function.
+    """
+    return step_objective(pair, static=True)
+
+
+def step_objective(pair: Any, *, static: bool = False) -> Callable[..., StepTerms]:
     """The function x ↦ loss and terms that the pair's `objective` asks for; a new one for each pair.
 
     It takes (x, labels) for a pair that takes labels: both are then observed.
@@ -76,8 +91,10 @@ def step_objective(pair: Any) -> Callable[..., StepTerms]:
     )
     steps = {
         True: lambda x: enumerated_step(pair, x, objective.num_particles),
-        False: lambda *x: elbo_step(pair, elbo, objective.num_particles, *x),
+        False: lambda *x: elbo_step(pair, elbo, objective.num_particles, *x, static=static),
     }
+    if static:
+        return steps[False]
     found: list[bool] = []
 
     def step(*x: Tensor) -> StepTerms:
@@ -103,16 +120,19 @@ def enumerated_step(pair: Any, x: Float[Tensor, "b *shape"], num_particles: int)
     """
     sites = trace_pair(pair.model, pair.guide, x, num_particles, training=True, enumerate_guide=True)
     log_likelihood, kl = (part.mean() for part in both_terms(sites))
-    weight = float(getattr(pair, "kl_weight", 1.0))
+    weight = getattr(pair, "kl_weight", 1.0)
     means = log_likelihood.detach(), kl.detach() / weight
     terms = {"elbo": means[0] - means[1], "log_likelihood": means[0], "kl": means[1], "kl_weight": weight}
     return StepTerms(kl - log_likelihood, terms)
 
 
-def elbo_step(pair: Any, elbo: ELBO, num_particles: int, *x: Tensor) -> StepTerms:
+def elbo_step(pair: Any, elbo: ELBO, num_particles: int, *x: Tensor, static: bool = False) -> StepTerms:
     """Pyro's loss over the batch (images, and labels where the pair takes them) by its size, and its traces' terms."""
     elbo.traces = []
-    loss = elbo.differentiable_loss(pair.model, pair.guide, *x) / len(x[0])
+    if static:
+        loss = static_loss(elbo, pair, *x) / len(x[0])
+    else:
+        loss = elbo.differentiable_loss(pair.model, pair.guide, *x) / len(x[0])
     draws = len(x[0]) * num_particles
     log_likelihood = sum(
         node["log_prob_sum"].detach()
@@ -120,7 +140,7 @@ def elbo_step(pair: Any, elbo: ELBO, num_particles: int, *x: Tensor) -> StepTerm
         for node in sample_sites(model_trace).values()
         if node["is_observed"]
     )
-    weight = float(getattr(pair, "kl_weight", 1.0))
+    weight = getattr(pair, "kl_weight", 1.0)
     log_likelihood = torch.as_tensor(log_likelihood) / draws
     kl = (log_likelihood + loss.detach()) / weight
     if getattr(pair, "student_forcing", 0.0) > 0:  # no density of x was scored, and so no bound on one
@@ -129,6 +149,38 @@ def elbo_step(pair: Any, elbo: ELBO, num_particles: int, *x: Tensor) -> StepTerm
         return StepTerms(loss, {"joint": -loss.detach()}, elbo.traces)
     terms = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "kl_weight": weight}
     return StepTerms(loss, terms, elbo.traces)
+
+
+def static_loss(elbo: ELBO, pair: Any, *x: Tensor) -> Tensor:
+    """Σ log q(z | x) − log p(x, z) over the batch, mean over particles: Pyro's loss, which puts numbers into Python.
+
+    `TraceMeanField_ELBO` has KL(q ‖ p) in place of a latent site's two terms, where it is known.
+    """
+    losses = []
+    for model_trace, guide_trace in elbo._get_traces(pair.model, pair.guide, x, {}):
+        latent = sample_sites(guide_trace)
+        for name, node in latent.items():
+            if not is_identically_zero(node["score_parts"].score_function):
+                raise NotReparameterizedError(
+                    f"site {name!r}: {type(innermost(node['fn'])).__name__} has no reparameterized draws, and its "
+                    "score-function gradient needs Pyro"
+                )
+        closed = closed_forms(model_trace, latent) if isinstance(elbo, TraceMeanField_ELBO) else {}
+        log_p = [n["log_prob_sum"] for name, n in sample_sites(model_trace).items() if name not in closed]
+        log_q = [torch.as_tensor(n["score_parts"].entropy_term).sum() for k, n in latent.items() if k not in closed]
+        losses.append(sum(log_q) + sum(closed.values()) - sum(log_p))
+    return torch.as_tensor(sum(losses) / elbo.num_particles)
+
+
+def closed_forms(model_trace: poutine.Trace, latent: dict[str, Any]) -> dict[str, Tensor]:
+    """KL(q ‖ p) of the latent sites where it is known in closed form, summed over the site, with its scale and mask."""
+    found = {}
+    for name, node in latent.items():
+        with suppress(NotImplementedError):
+            kl = kl_divergence(node["fn"], model_trace.nodes[name]["fn"])
+            kl = torch.as_tensor(kl).expand(node["fn"].batch_shape)  # a masked site has the number 0
+            found[name] = scale_and_mask(kl, scale=node["scale"], mask=node["mask"]).sum()
+    return found
 
 
 def both_terms(sites: Sequence[Site]) -> tuple[Float[Tensor, "k b"], Float[Tensor, "k b"]]:
@@ -146,12 +198,12 @@ def iwae_step(pair: Any, x: Float[Tensor, "b *shape"], num_particles: int) -> St
     sites = trace_pair(pair.model, pair.guide, x, num_particles, training=True)
     for site in sites:
         if not site.observed and not site.q.has_rsample:
-            raise UserError(
+            raise NotReparameterizedError(
                 f"site {site.name!r}: {type(site.q).__name__} has no reparameterized draws, and the objective "
                 "iwae no other gradient: set objective=elbo"
             )
     log_likelihood, log_ratio = both_terms(sites)
-    weight = float(getattr(pair, "kl_weight", 1.0))
+    weight = getattr(pair, "kl_weight", 1.0)
     loss = -log_mean_exp(log_likelihood - log_ratio).mean()
     means = log_likelihood.detach().mean(), log_ratio.detach().mean() / weight
     terms = {"elbo": means[0] - means[1], "log_likelihood": means[0], "kl": means[1], "kl_weight": weight}

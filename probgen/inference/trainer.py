@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from probgen.errors import UserError
 from probgen.inference.batches import BatchOrder, Images
-from probgen.inference.objective import StepTerms, first_bad_site, step_objective
+from probgen.inference.compiled.recording import NotStaticError
+from probgen.inference.compiled.step import CompiledStep, EagerStep
+from probgen.inference.objective import StepTerms, first_bad_site
 from probgen.inference.randomness import random_state, set_random_state
 from probgen.inference.traces import as_real, modules_of
 from probgen.inference.validation import validation_terms
 from probgen.models.contracts import Initializable
 
 MOST_SHOWN = 10_000
+STEPS_TO_REPAY = 10_000  # compiling takes about as long as what so many steps save; see docs/performance.md
 LOOSE = "pyro.param:"  # prefix of parameters outside any module
 
 
@@ -38,6 +41,7 @@ class TrainConfig:
     clip_norm: largest norm of the whole gradient, in nats per image; None for none.
     ema: decay of an exponential moving average of the weights, which is then what is evaluated and saved.
     patience: stop after that many validations without a better bound, keep the best weights.
+    compile: whether to compile the step (see `CompiledStep`): `on`, `off`, or `auto`, for runs of 10,000 steps or more.
     seed: of the order of batches; the noise comes from the global generators.
     """
 
@@ -50,6 +54,12 @@ class TrainConfig:
     ema: float | None = None
     patience: int | None = None
     seed: int = 0
+    compile: Literal["auto", "on", "off"] = "auto"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the step is to be compiled; by the number of steps, not by a clock, for a run must be repeatable."""
+        return self.compile == "on" or (self.compile == "auto" and self.steps >= STEPS_TO_REPAY)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -85,6 +95,7 @@ class Trainer:
     """A pair in training: `step()` takes one gradient step; `state_dict()` is all that the next one depends on.
 
     pair: an object with `model` and `guide`. images: the training set. device: where the pair already is.
+    not_compiled: why the steps are not compiled although they were to be; known after the first.
     """
 
     batches_per_step = 1
@@ -94,7 +105,9 @@ class Trainer:
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
         self.parameters = trainable_parameters(pair, *self.batch(0))
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, fused=True)
-        self.objective = step_objective(pair)
+        kind = CompiledStep if config.compiles else EagerStep
+        self.gradient: EagerStep | CompiledStep = kind(pair, self.parameters)
+        self.not_compiled: str | None = None
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
         self.steps_done = 0
 
@@ -113,17 +126,32 @@ class Trainer:
         lr = self.config.lr_at(self.steps_done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad()
-        with pyro.validation_enabled(False):
-            step = self.objective(*self.batch(self.steps_done))
-        self.check_finite(step)
-        step.loss.backward()
+        step = self.gradients(*self.batch(self.steps_done))
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.step()
         self.update_average()
         self.steps_done += 1
         return {"loss": step.loss.detach(), **step.terms, "lr": lr}
+
+    def gradients(self, *batch: Tensor) -> StepTerms:
+        """The loss and terms of a batch, and its gradient in the parameters' `grad`."""
+        before = torch.get_rng_state()
+        try:
+            step = self.gradient(*batch)
+        except NotStaticError as error:
+            self.not_compiled, self.gradient = str(error), EagerStep(self.pair, self.parameters)
+            step = self.gradient(*batch)
+        if isinstance(self.gradient, CompiledStep) and not torch.isfinite(step.loss):
+            torch.set_rng_state(before)
+            step = self.gradient.eager(*batch)  # the same step by Pyro, which knows the sites
+        self.check_finite(step)
+        return step
+
+    @property
+    def compiled(self) -> bool:
+        """Whether steps are compiled, or are to be."""
+        return isinstance(self.gradient, CompiledStep)
 
     def validation_terms(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
         """Loss per image and its terms on images that were not trained on; labels are not looked at."""

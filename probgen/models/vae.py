@@ -114,11 +114,14 @@ class VAE(nn.Module):
         return dist.Normal(mu, log_sigma.exp()).to_event(1)
 
     @property
-    def kl_weight(self) -> float:
+    def kl_weight(self) -> float | Tensor:
         """Weight of log p(z) and log q(z | x), in the model and in the guide alike: 1 outside training."""
         if not self.training:
             return 1.0
-        return self.beta * min(1.0, (self.training_step + 1) / max(1, self.kl_warmup))
+        risen = (self.training_step + 1) / max(1, self.kl_warmup)
+        if isinstance(risen, Tensor):  # while a step of any number is recorded
+            return self.beta * risen.clamp(max=1.0)
+        return self.beta * min(1.0, risen)
 
     @torch.no_grad()
     def encode(self, x: Shaped[Tensor, "b *shape"]) -> Float[Tensor, "b latent"]:

@@ -62,6 +62,7 @@ class AdversarialTrainer:
         self.batch(0)  # labels that are wanted and missing are told now
         self.average = [p.detach().clone() for p in averaged(pair)] if config.ema else []
         self.steps_done = 0
+        self.compiled, self.not_compiled = False, None
 
     # --- one step
 

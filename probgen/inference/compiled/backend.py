@@ -1,0 +1,57 @@
+"""From a recorded graph to machine code, by torch's compiler."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, fx
+
+from probgen.inference.compiled.recording import NotStaticError, Step
+
+
+def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
+    """The graph as machine code for inputs of these shapes; it draws the noise that the graph would draw.
+
+    Raises NotStaticError, with the reason, where torch cannot compile it, as on a machine without a C++ compiler.
+    """
+    import torch._inductor  # takes seconds, and most runs compile nothing
+
+    check_compiler(inputs)
+    try:
+        with quiet(), torch._inductor.config.patch(fallback_random=True):
+            run = torch._inductor.compile(graph, list(inputs))
+    except Exception as error:  # the compiler's own errors have no common class
+        raise NotStaticError(f"torch could not compile it ({type(error).__name__})") from error
+
+    def call(*tensors: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return list(run(*tensors))
+
+    return call
+
+
+def check_compiler(inputs: Sequence[Tensor]) -> None:
+    """Raise NotStaticError where numbers on the CPU are to be compiled and there is no C++ compiler."""
+    if all(tensor.device.type != "cpu" for tensor in inputs):
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise NotStaticError("there is no C++ compiler on this machine (install g++, or set CXX)") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """torch's compiler tells nothing inside."""
+    disabled = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,273 @@
+"""A recorded step is Pyro's: the same loss, terms and gradients for the same noise, over a zoo of pairs."""
+
+import pyro
+import pyro.distributions as dist
+import pyro.distributions.transforms as transforms
+import pytest
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule, PyroParam
+from torch import nn
+
+from probgen.inference.compiled.step import CompiledStep, EagerStep
+from probgen.inference.trainer import trainable_parameters
+from probgen.models.contracts import Objective
+
+NUM, SIZE = 6, 5
+
+
+class Pair(nn.Module):
+    """p(x, z) = N(z; 0, 1) Bernoulli(x; decoder(z)), and what most of the zoo varies."""
+
+    latent = 3
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(SIZE, 7), nn.Tanh(), nn.Linear(7, 2 * self.latent))
+        self.decoder = nn.Sequential(nn.Linear(self.latent, 7), nn.Tanh(), nn.Linear(7, SIZE))
+
+    def posterior(self, x):
+        mu, log_sigma = self.encoder(x).chunk(2, -1)
+        return dist.Normal(mu, log_sigma.exp()).to_event(1)
+
+    def prior(self):
+        return dist.Normal(torch.zeros(self.latent, dtype=torch.float64), 1.0).to_event(1)
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("images", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+
+class Broadcasting(Pair):
+    broadcasts = True
+
+
+class TwoLatents(Pair):
+    """p(a) p(b | a) p(x | b), whose guide goes the other way."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(3, 4), nn.Linear(2, 6)
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            a = pyro.sample("a", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mu, raw = self.down(a).chunk(2, -1)
+            b = pyro.sample("z", dist.Normal(mu, nn.functional.softplus(raw)).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(b)).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("images", len(x)):
+            b = pyro.sample("z", self.posterior(x))
+            mu, raw = self.up(b).chunk(2, -1)
+            pyro.sample("a", dist.Normal(mu, nn.functional.softplus(raw)).to_event(1))
+
+
+class Plates(Pair):
+    """Latents in a second plate, images masked and scaled, and one latent for all images."""
+
+    def model(self, x):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("images", len(x), dim=-2), pyro.plate("pixels", SIZE, dim=-1):
+            z = pyro.sample("z", dist.Normal(mean, 1.0))
+            with poutine.mask(mask=x > 0), poutine.scale(scale=0.3):
+                pyro.sample("x", dist.Normal(z * self.decoder[0].bias[0], 0.5), obs=x)
+
+    def guide(self, x):
+        pyro.sample("mean", dist.Normal(self.decoder[0].bias.mean(), 0.1))
+        with pyro.plate("images", len(x), dim=-2), pyro.plate("pixels", SIZE, dim=-1):
+            pyro.sample("z", dist.Normal(self.encoder[0].weight[0] * x, 0.2))
+
+
+class Flow(Pair):
+    """A guide pushed through flows, one of them autoregressive."""
+
+    def __init__(self):
+        super().__init__()
+        self.flows = nn.ModuleList([transforms.Planar(3), transforms.affine_autoregressive(3, [6])])
+
+    def guide(self, x):
+        with pyro.plate("images", len(x)):
+            mu, log_sigma = self.encoder(x).chunk(2, -1)
+            base = dist.Normal(mu, log_sigma.exp()).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, list(self.flows)))
+
+
+class Warming(Pair):
+    """A weight of the KL that grows with the step."""
+
+    training_step = 0
+
+    @property
+    def kl_weight(self):
+        risen = torch.as_tensor((self.training_step + 1) / 10, dtype=torch.float64)
+        return 0.7 * risen.clamp(max=1.0) if self.training else 1.0
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            with poutine.scale(scale=self.kl_weight):
+                z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        with poutine.scale(scale=self.kl_weight):
+            super().guide(x)
+
+
+class Normed(Pair):
+    """Batch norm and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder.insert(1, nn.BatchNorm1d(7))
+        self.decoder.insert(2, nn.Dropout(0.5))
+
+
+class Tied(Pair):
+    """One weight at two places, and one that nothing depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder[2].weight = nn.Parameter(self.encoder[0].weight.detach().T.clone())
+        self.mirrored = self.decoder[2]
+        self.unused = nn.Parameter(torch.zeros(2))
+
+
+class Recurrent(Pair):
+    """torch's LSTM keeps its weights in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(1, 4, batch_first=True)
+        self.out = nn.Linear(4, 1)
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            before = nn.functional.pad(x, (1, 0))[:, :-1, None]
+            logits = self.out(self.lstm(before)[0])[..., 0]
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x):
+        pass
+
+
+class Loose:
+    """No module: parameters by `pyro.param`, one of them positive."""
+
+    def model(self, x):
+        scale = pyro.param("scale", torch.tensor(0.8), constraint=dist.constraints.positive)
+        with pyro.plate("images", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(SIZE), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, scale).to_event(1), obs=x)
+
+    def guide(self, x):
+        shift = pyro.param("shift", torch.zeros(SIZE))
+        with pyro.plate("images", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + shift, 0.3).to_event(1))
+
+
+class InPyroModule(PyroModule):
+    """Pyro's own modules register their parameters while a program runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = PyroModule[nn.Linear](SIZE, 6)
+        self.scale = PyroParam(torch.tensor(0.5), constraint=dist.constraints.positive)
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, True), self.scale).expand([len(x), SIZE]).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("images", len(x)):
+            mu, raw = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(mu, raw.exp()).to_event(1))
+
+
+class Gamma(Pair):
+    """Reparameterized draws by rejection, implicit gradients, a Beta likelihood's mass at its ends avoided."""
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            z = pyro.sample("z", dist.Gamma(torch.full((3,), 2.0), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("images", len(x)):
+            a, b = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.LogNormal(a, b.exp()).to_event(1))
+
+
+ZOO = [Pair, Broadcasting, TwoLatents, Plates, Flow, Warming, Normed, Tied, Recurrent, Loose, InPyroModule, Gamma]
+OBJECTIVES = {
+    "sampled": Objective(),
+    "closed-form": Objective(kl="closed-form"),
+    "3 particles": Objective(num_particles=3),
+    "closed-form, 3 particles": Objective(kl="closed-form", num_particles=3),
+    "iwae": Objective("iwae", num_particles=3),
+}
+
+
+@pytest.fixture(autouse=True)
+def double():
+    pyro.clear_param_store()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+    pyro.clear_param_store()
+
+
+def binary(num=NUM, size=SIZE, seed=0):
+    return torch.randint(2, (num, size), generator=torch.Generator().manual_seed(seed)).double()
+
+
+def made(kind, objective=OBJECTIVES["sampled"]):
+    pyro.set_rng_seed(3)
+    pair = kind()
+    if isinstance(pair, nn.Module):
+        pair = pair.double().train()
+    pair.objective = objective
+    return pair, trainable_parameters(pair, binary())
+
+
+def numbers(step, parameters, x, seed=11):
+    """Loss, terms, gradients, and the generator's next number."""
+    pyro.set_rng_seed(seed)
+    result = step(x)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+    terms = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in result.terms.items()}
+    return {"loss": result.loss.detach(), **terms, **dict(enumerate(gradients)), "next": torch.rand(())}
+
+
+def check_same(a, b, tolerance=1e-10):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("kind", ZOO)
+def test_a_recorded_step_is_pyros(kind, objective):
+    if objective == "iwae" and kind in (Plates, InPyroModule):
+        pytest.skip("the bound needs every site in the images' plate")
+    pair, parameters = made(kind, OBJECTIVES[objective])
+    step = CompiledStep(pair, parameters, machine_code=False)
+    for seed in (0, 1, 2):
+        x = binary(seed=seed)
+        buffers = [b.clone() for b in pair.buffers()] if isinstance(pair, nn.Module) else []
+        pyros = numbers(EagerStep(pair, parameters), parameters, x, seed)
+        for b, before in zip(pair.buffers() if buffers else [], buffers, strict=True):
+            b.copy_(before)
+        ours = numbers(step, parameters, x, seed)
+        check_same(ours, pyros)
+        with torch.no_grad():
+            for parameter in parameters:  # the next step sees other weights, and another step's number
+                parameter.sub_(0.05 * torch.randn_like(parameter))
+        if hasattr(pair, "training_step"):
+            pair.training_step += 4
