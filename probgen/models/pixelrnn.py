@@ -37,6 +37,8 @@ class PixelRNN(Autoregressive):
     @property
     def student_forcing(self) -> float:
         """The share of pixels that are drawn by the model in this training step."""
+        if not self.largest_share:
+            return 0.0  # whatever the step: so the step can be recorded for all
         return self.largest_share * min(1.0, (self.training_step + 1) / max(1, self.forcing_warmup))
 
 

@@ -1,13 +1,10 @@
 """From a recorded graph to machine code, by torch's compiler."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from torch import Tensor, fx
 
-from probgen.inference.compiled.recording import NotStaticError, Step
+from probgen.inference.compiled.recording import NotStaticError, Step, quiet
 
 
 def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
@@ -42,16 +39,3 @@ def check_compiler(inputs: Sequence[Tensor]) -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise NotStaticError("there is no C++ compiler on this machine (install g++, or set CXX)") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """torch's compiler tells nothing inside."""
-    disabled = logging.root.manager.disable
-    try:
-        logging.disable(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -4,12 +4,17 @@ What the function does in Python (Pyro's handlers, loops, shapes) happens once, 
 numbers; the graph then does what is left. So it may only do in Python what is the same at every call.
 """
 
+import logging
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -34,7 +39,8 @@ def record(function: Step, inputs: Sequence[Tensor]) -> fx.GraphModule:
     Raises NotStaticError, with the reason, for a function that looks at the numbers in its tensors.
     """
     try:
-        with torch.random.fork_rng():
+        # One operation for a whole LSTM could be recorded, but not run: its oneDNN kernel returns what a graph cannot hold.
+        with torch.random.fork_rng(), quiet(), torch.backends.mkldnn.flags(enabled=False):
             return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
     except NotStaticError:
         raise
@@ -46,8 +52,28 @@ def reason_of(error: BaseException) -> str:
     """One line on why a program could not be recorded."""
     name, text = type(error).__name__, " ".join(str(error).split())
     if "DataDependent" in name or "data-dependent" in text or "tracing tensor" in text:
-        return "the program looks at the numbers in its tensors (an if on them, .item(), float(…))"
+        return f"the program looks at the numbers in its tensors{place_of(error)}"
     return f"{name}: {text[:200]}" if text else name
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """torch's compiler tells nothing inside."""
+    disabled = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def place_of(error: BaseException) -> str:
+    """Where the program was, in a file of its own."""
+    libraries = (str(Path(torch.__file__).parent), str(Path(pyro.__file__).parent), str(Path(__file__).parent), "<")
+    places = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(libraries)]
+    return f", in {Path(places[-1].filename).name}, line {places[-1].lineno}" if places else ""
 
 
 def interpreted(graph: fx.GraphModule) -> Step:
