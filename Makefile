@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test bench lint types clean
 
 demo: $(VENV)/.installed  ## train every kind of model on real digits into demo/
 	$(BIN)/probgen demo --out demo
 
 test: $(VENV)/.installed  ## run the tests
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: $(VENV)/.installed  ## installs the peers too, measures beside them; one table, in half an hour
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.installed  ## style
 	$(BIN)/ruff check .

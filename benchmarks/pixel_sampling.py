@@ -100,6 +100,13 @@ def row(density: FactoredImage, batch: int, rounds: int, naive_pixels: int) -> l
     ]
 
 
+def density_of(network: str, features: int, blocks: int) -> FactoredImage:
+    """An untrained density, seed 0."""
+    torch.manual_seed(0)
+    built = NETWORKS[network](features, blocks).to(memory_format=torch.channels_last).eval()
+    return FactoredImage(built, Conditional("bernoulli", 2), SHAPE, check_network=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="pixelcnn")
@@ -114,10 +121,7 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     table = [["features", "one pass", "cached (range)", "naive", "cached / pass", "naive / cached", "memory of cache"]]
     for features in options.features:
-        torch.manual_seed(0)
-        network = NETWORKS[options.network](features, options.blocks)
-        network = network.to(memory_format=torch.channels_last).eval()
-        density = FactoredImage(network, Conditional("bernoulli", 2), SHAPE, check_network=False)
+        density = density_of(options.network, features, options.blocks)
         pixels = PIXELS if options.naive_whole else options.naive_pixels
         table.append([str(features), *row(density, options.batch, options.rounds, pixels)])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]

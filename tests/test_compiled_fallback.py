@@ -143,12 +143,12 @@ def test_nothing_is_said_where_progress_is_off(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_machine_without_a_compiler(monkeypatch):
+def test_a_machine_without_a_compiler():
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     trainer = Trainer(made(Pair), TensorImages(X), TrainConfig(steps=3, batch_size=10, compile="on"))
-    trainer.step()
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        trainer.step()
     assert not trainer.compiled
     assert "no C++ compiler" in trainer.not_compiled
 

@@ -9,8 +9,10 @@ from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
+from probgen.inference.compiled.function import give
 from probgen.inference.compiled.step import CompiledStep, EagerStep
 from probgen.inference.trainer import trainable_parameters
+from probgen.models import registry
 from probgen.models.contracts import Objective
 
 NUM, SIZE = 6, 5
@@ -271,3 +273,116 @@ def test_a_recorded_step_is_pyros(kind, objective):
                 parameter.sub_(0.05 * torch.randn_like(parameter))
         if hasattr(pair, "training_step"):
             pair.training_step += 4
+
+
+class Everything(TwoLatents):
+    """Two latents, batch norm, dropout, and a weight that grows."""
+
+    training_step = 0
+    kl_weight = Warming.kl_weight
+
+    def __init__(self):
+        super().__init__()
+        self.encoder.insert(1, nn.BatchNorm1d(7))
+        self.decoder.insert(2, nn.Dropout(0.5))
+
+    def model(self, x):
+        with poutine.scale(scale=self.kl_weight):
+            super().model(x)
+
+    def guide(self, x):
+        with poutine.scale(scale=self.kl_weight):
+            super().guide(x)
+
+
+def test_machine_code_is_the_recording():
+    """Compiled: the same noise, new at every step, buffers and the step's number too."""
+    histories = []
+    for machine_code in (True, False):
+        pair, parameters = made(Everything)
+        step, adam = CompiledStep(pair, parameters, machine_code=machine_code), torch.optim.Adam(parameters, fused=True)
+        pyro.set_rng_seed(4)
+        losses, seen = [], int(pair.encoder[1].num_batches_tracked)
+        for number in range(4):
+            pair.training_step = number
+            losses.append(step(binary()).loss.item())
+            adam.step()
+        assert len(set(losses)) == 4
+        assert pair.encoder[1].num_batches_tracked == seen + 4
+        histories.append(pair.state_dict() | {"losses": torch.tensor(losses), "next": torch.rand(())})
+    check_same(*histories)
+
+
+def repeated(step, x, times=3):
+    """The losses of several steps on the same weights."""
+    return {step(x).loss.item() for _ in range(times)}
+
+
+def test_a_step_that_repeats_its_noise_is_noticed():
+    """The twin: noise drawn when it was recorded."""
+    pair, parameters = made(Pair)
+    step = CompiledStep(pair, parameters, machine_code=False)
+    assert len(repeated(step, binary())) == 3
+
+    def frozen(x):
+        pyro.set_rng_seed(0)
+        return step(x)
+
+    assert len(repeated(frozen, binary())) == 1
+
+
+# --- our own models, in the layouts of memory that they choose
+
+MODELS = {
+    "gaussian": {},
+    "ppca": {},
+    "autoencoder": {},
+    "vae": {"kl_warmup": 5},
+    "vae conv": {"network": "conv", "hidden": (4, 8)},
+    "vae pixelcnn": {"likelihood": "pixelcnn", "kl": "sampled", "pixelcnn_features": 4},
+    "vae iwae": {"objective": "iwae", "num_particles": 3},
+    "pixelcnn": {"features": 4, "blocks": 2},
+    "gated-pixelcnn": {"features": 4, "blocks": 1},
+    "row-lstm": {"features": 4, "layers": 1},
+    "diagonal-bilstm": {"features": 4, "layers": 1},
+    "raster-lstm": {"features": 4, "layers": 1},
+}
+
+
+def trained_by(name, machine_code, steps=4):
+    """A model after some steps of Adam, recorded or (None) by Pyro."""
+    pyro.set_rng_seed(2)
+    pair = registry.build(registry.find_class(name.split()[0]), (1, 8, 8), 2, MODELS[name]).double().train()
+    x = torch.randint(2, (5, 1, 8, 8)).double()
+    parameters = trainable_parameters(pair, x)
+    step = (
+        EagerStep(pair, parameters)
+        if machine_code is None
+        else CompiledStep(pair, parameters, machine_code=machine_code)
+    )
+    adam = torch.optim.Adam(parameters, lr=1e-2, fused=True)
+    for number in range(steps):
+        if hasattr(pair, "training_step"):
+            pair.training_step = number
+        step(x)
+        adam.step()
+    return {k: v.clone() for k, v in pair.state_dict().items()} | {"next": torch.rand(())}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_our_models_learn_what_they_learn_by_pyro(name):
+    check_same(trained_by(name, machine_code=False), trained_by(name, None), 1e-9)
+
+
+def test_a_gradient_in_another_layout_would_move_the_wrong_weights():
+    """The twin: gradients as they come, under a fused optimizer."""
+    weight = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    gradient = torch.randn(4, 3, 2, 2)
+    moved = []
+    for handed in (lambda: give([weight], [gradient]), lambda: setattr(weight, "grad", gradient)):
+        with torch.no_grad():
+            weight.zero_()
+        handed()
+        torch.optim.Adam([weight], lr=1.0, fused=True).step()
+        moved.append(torch.equal(weight.detach().sign(), -gradient.sign()))
+    assert moved == [True, False]

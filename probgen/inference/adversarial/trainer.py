@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from probgen.inference.adversarial.checks import check_play, culprit, diverged, trainable
 from probgen.inference.adversarial.losses import make_loss
 from probgen.inference.adversarial.penalties import penalty
+from probgen.inference.adversarial.turn import RecordedTurn, Update
 from probgen.inference.batches import BatchOrder, Images
+from probgen.inference.compiled.function import give
+from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.randomness import random_state, set_random_state
 from probgen.inference.traces import as_real, evaluating
 from probgen.inference.trainer import (
@@ -62,7 +65,9 @@ class AdversarialTrainer:
         self.batch(0)  # labels that are wanted and missing are told now
         self.average = [p.detach().clone() for p in averaged(pair)] if config.ema else []
         self.steps_done = 0
-        self.compiled, self.not_compiled = False, None
+        self.noise: float | Tensor = self.play.instance_noise
+        self.recorded = {name: self.recording(name) for name in self.players} if config.compiles else {}
+        self.not_compiled: str | None = None
 
     # --- one step
 
@@ -77,12 +82,13 @@ class AdversarialTrainer:
         lr = self.config.lr_at(self.steps_done)
         for name, factor in (("discriminator", self.play.discriminator_lr), ("generator", 1.0)):
             self.optimizers[name].param_groups[0]["lr"] = lr * factor
+        self.noise = self.play.instance_noise * (1 - self.steps_done / self.config.steps)
         first = self.steps_done * self.batches_per_step
         with pyro.validation_enabled(False):
             for number in range(first, first + self.play.discriminator_steps):
-                terms = self.discriminator_step(*self.batch(number))
+                terms = self.turn("discriminator", *self.batch(number))
             last = first + self.batches_per_step - 1
-            terms |= self.generator_step(*self.batch(last))  # a new batch only where the loss looks at one
+            terms |= self.turn("generator", *self.batch(last))  # a new batch only where the loss looks at one
         self.update_average()
         self.steps_done += 1
         return terms | {"lr": lr}
@@ -91,8 +97,41 @@ class AdversarialTrainer:
         """Batch `number` of the endless row of them: images, and labels to a sampler with classes."""
         return batch_of(self.pair, self.images, self.order.rows(number), self.device)
 
-    def discriminator_step(self, x: Shaped[Tensor, "b *shape"], *y: Tensor) -> dict[str, Any]:
-        """Lower L_D on one batch of data and as many draws, of the same labels where there are any."""
+    def turn(self, name: str, *batch: Tensor) -> dict[str, Any]:
+        """One update of a player, compiled if it is to be."""
+        eager = {"discriminator": self.discriminator_step, "generator": self.generator_step}[name]
+        if not self.recorded:
+            return eager(*batch)
+        before = torch.get_rng_state()
+        try:
+            gradients, terms = self.recorded[name](self.noise, *batch)
+        except NotStaticError as error:
+            self.recorded, self.not_compiled = {}, str(error)
+            return eager(*batch)
+        if not torch.isfinite(terms[f"{name}_loss"] + terms[f"{name}_gradient"]):
+            torch.set_rng_state(before)
+            return eager(*batch)  # which knows whose the fault is
+        give(self.players[name], gradients)
+        self.move(name, terms[f"{name}_gradient"])
+        return terms
+
+    def recording(self, name: str) -> RecordedTurn:
+        """A player's turn, to be recorded when it first comes."""
+        steps = {"discriminator": self.discriminator_step, "generator": self.generator_step}
+        return RecordedTurn(self, steps[name], self.players[name])
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the turns are compiled, or are to be."""
+        return bool(self.recorded)
+
+    def discriminator_step(
+        self, x: Shaped[Tensor, "b *shape"], *y: Tensor, update: Update | None = None
+    ) -> dict[str, Any]:
+        """Lower L_D on one batch of data and as many draws, of the same labels where there are any.
+
+        update: what to do with the loss, in place of `self.update`.
+        """
         with torch.no_grad(), buffers_kept(self.pair.generator):
             fake = self.noisy(self.pair.seen(self.pair.model(len(x), *y)))
             real = self.noisy(self.pair.seen(x))
@@ -107,13 +146,13 @@ class AdversarialTrainer:
             on_fake = judge(fake)
             cost = penalty(self.play.regularizer, judge, real, fake, self.play.gamma, on_real, on_fake)
             loss = self.loss.discriminator(on_real, on_fake)
-            norm = self.update("discriminator", loss + cost, fake, on_fake)
+            norm = (update or self.update)("discriminator", loss + cost, fake, on_fake)
         terms = self.scores(on_real.detach(), on_fake.detach())
         terms |= {"discriminator_loss": loss.detach(), "discriminator_gradient": norm}
         return terms | ({"penalty": cost.detach()} if regularized else {})
 
-    def generator_step(self, x: Shaped[Tensor, "b *shape"], *y: Tensor) -> dict[str, Any]:
-        """Lower L_G on draws, as many as there are images in x, and of their labels."""
+    def generator_step(self, x: Shaped[Tensor, "b *shape"], *y: Tensor, update: Update | None = None) -> dict[str, Any]:
+        """Lower L_G on draws, as many as there are images in x, and of their labels; `update` as above."""
         with buffers_kept(self.pair.discriminator):
             with frozen(self.players["discriminator"]):
                 fake = self.noisy(self.pair.seen(self.pair.model(len(x), *y)))
@@ -123,7 +162,7 @@ class AdversarialTrainer:
                     with torch.no_grad():
                         on_real = self.pair.judge(self.noisy(self.pair.seen(x)), *y)
                 loss = self.loss.generator(on_fake, on_real)
-            norm = self.update("generator", loss, fake, on_fake)
+            norm = (update or self.update)("generator", loss, fake, on_fake)
         return {"generator_loss": loss.detach(), "generator_gradient": norm}
 
     def update(self, name: str, loss: Float[Tensor, ""], fake: Tensor, on_fake: Tensor) -> Tensor:
@@ -131,23 +170,26 @@ class AdversarialTrainer:
 
         fake, on_fake: generated images and their logits, which tell whose the fault is where the loss is no number.
         """
-        parameters, optimizer = self.players[name], self.optimizers[name]
-        optimizer.zero_grad()
+        parameters = self.players[name]
+        self.optimizers[name].zero_grad()
         loss.backward(inputs=parameters)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(loss.detach() + norm):
             sign = "gradient is not a finite number" if torch.isfinite(loss) else "loss is not a finite number"
             told = diverged(self.pair, self.config, *culprit(self.pair, name, sign, fake, on_fake))
             raise TrainingError(f"step {self.steps_done + 1}: {told}")
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
-        optimizer.step()
+        self.move(name, norm)
         return norm
+
+    def move(self, name: str, norm: Tensor) -> None:
+        """The optimizer's step on gradients of that norm."""
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.players[name], self.config.clip_norm, norm)
+        self.optimizers[name].step()
 
     def noisy(self, seen: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
         """Instance noise, falling linearly to 0 at the end of the run."""
-        sigma = self.play.instance_noise * (1 - self.steps_done / self.config.steps)
-        return seen + sigma * torch.randn_like(seen) if sigma > 0 else seen
+        return seen + self.noise * torch.randn_like(seen) if self.play.instance_noise > 0 else seen
 
     def scores(self, on_real: Float[Tensor, " p"], on_fake: Float[Tensor, " q"]) -> dict[str, Any]:
         """The value of the game and the mean of D(x) and D(G(z)); of the logits, where they make no probability."""

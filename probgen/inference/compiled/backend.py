@@ -12,11 +12,17 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
 
     Raises NotStaticError, with the reason, where torch cannot compile it, as on a machine without a C++ compiler.
     """
+    import torch
     import torch._inductor  # takes seconds, and most runs compile nothing
 
     check_compiler(inputs)
     try:
-        with quiet(), torch._inductor.config.patch(fallback_random=True):
+        # The noise that the program would draw, in its order.
+        with (
+            torch.random.fork_rng(),
+            quiet(),
+            torch._inductor.config.patch(fallback_random=True, reorder_for_locality=False),
+        ):
             run = torch._inductor.compile(graph, list(inputs))
     except Exception as error:  # the compiler's own errors have no common class
         raise NotStaticError(f"torch could not compile it ({type(error).__name__})") from error

@@ -5,11 +5,11 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probgen.inference.compiled.backend import compiled
 from probgen.inference.compiled.lifting import Lifted
-from probgen.inference.compiled.recording import NotStaticError, Step, interpreted, record, watched
+from probgen.inference.compiled.recording import NotStaticError, Step, interpreted, one_line, record, watched
 
 TOLERANCE = 1e-3  # of a float32 sum over some thousand pixels, taken in another order
 Results = Sequence[Any]  # tensors, None, and constants, which are the same at every call
@@ -56,8 +56,9 @@ class Recorded:
     def prepare(self, inputs: Sequence[Tensor]) -> "tuple[Step, Layout]":
         """Record, compare with the reference, compile."""
         layout, everything = Layout(), self.all_inputs(inputs)
-        with pyro.validation_enabled(False):
-            graph = record(lambda *tensors: layout.pack(self.flat(*tensors)), everything)
+        with pyro.validation_enabled(False), watched(self.lifted):
+            recurrent = any(isinstance(module, nn.RNNBase) for module in self.lifted.modules)
+            graph = record(lambda *tensors: layout.pack(self.flat(*tensors)), everything, recurrent=recurrent)
         slow = interpreted(graph)
         self.compare(inputs, lambda *given: layout.unpack(slow(*self.all_inputs(given))))
         return (compiled(graph, everything) if self.machine_code else slow), layout
@@ -71,7 +72,11 @@ class Recorded:
 
     def compare(self, inputs: Sequence[Tensor], recorded: Callable[..., Results]) -> None:
         """Raise NotStaticError where the recording and the reference, or the reference and itself, differ."""
-        first, again, ours = (self.trial(inputs, run) for run in (self.reference, self.reference, recorded))
+        first, again = (self.trial(inputs, self.reference) for _ in range(2))
+        try:
+            ours = self.trial(inputs, recorded)
+        except RuntimeError as error:  # of operations that were recorded without numbers and fail on numbers
+            raise NotStaticError(f"torch cannot repeat what was recorded ({one_line(error)})") from error
         for other in (again, ours):
             if len(other) != len(first) or not all(close(a, b) for a, b in zip(first, other, strict=True)):
                 raise NotStaticError(
@@ -88,6 +93,27 @@ class Recorded:
             for tensor, before in zip(self.lifted.tensors, state, strict=True):
                 tensor.copy_(before)
         return results
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """∇ loss in each parameter, in its layout in memory; None where the loss does not depend on it."""
+    found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+    return [None if g is None else laid_out(g, p) for g, p in zip(found, parameters, strict=True)]
+
+
+def give(parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
+    """Put gradients where an optimizer looks for them.
+
+    torch's fused optimizers read parameter and gradient in the order of memory: in another layout, such as
+    `channels_last`, each number would be moved by another one's gradient.
+    """
+    for parameter, gradient in zip(parameters, found, strict=True):
+        parameter.grad = None if gradient is None else laid_out(gradient, parameter)
+
+
+def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor with the strides of another."""
+    return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
 
 
 class Layout:
@@ -112,10 +138,9 @@ IS_TENSOR = object()
 
 def close(a: Any, b: Any) -> bool:
     """The same up to rounding; nan where the other is, too. No gradient is one of zeros."""
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        tensor, other = (a, b) if isinstance(a, Tensor) else (b, a)
-        return a == b if not isinstance(tensor, Tensor) else other is None and not bool(tensor.any())
-    a, b = a.detach().double(), b.detach().double()
+    if a is None or b is None:
+        return a is b or not bool((a if b is None else b).any())
+    a, b = (torch.as_tensor(number).detach().double() for number in (a, b))
     broken = ~(a.isfinite() & b.isfinite())
     if not torch.equal(a[broken].nan_to_num(), b[broken].nan_to_num()):
         return False

@@ -8,7 +8,7 @@ import logging
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from probgen.inference.compiled.lifting import Lifted
@@ -24,23 +24,26 @@ from probgen.inference.randomness import random_state, set_random_state
 
 Step = Callable[..., list[Tensor]]
 PLAIN = (bool, int, float, str, type(None))
+SET_BY_TRAINING = ("training", "training_step")
 
 
 class NotStaticError(Exception):
     """What a program does cannot be recorded; the message says why."""
 
 
-def record(function: Step, inputs: Sequence[Tensor]) -> fx.GraphModule:
+def record(function: Step, inputs: Sequence[Tensor], *, recurrent: bool = False) -> fx.GraphModule:
     """The operations of `function(*inputs)` as a graph of the same signature; it writes to what the function writes to.
 
     Draws from torch's generator are operations too: each call of the graph makes new ones, those that the function
     would make. The generator is left as it was.
 
+    recurrent: whether it runs layers of torch's such as `nn.LSTM`: their oneDNN kernels can be recorded but not run.
+
     Raises NotStaticError, with the reason, for a function that looks at the numbers in its tensors.
     """
     try:
-        # One operation for a whole LSTM could be recorded, but not run: its oneDNN kernel returns what a graph cannot hold.
-        with torch.random.fork_rng(), quiet(), torch.backends.mkldnn.flags(enabled=False):
+        onednn = nullcontext() if not recurrent else torch.backends.mkldnn.flags(enabled=False)
+        with torch.random.fork_rng(), quiet(), onednn:
             return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
     except NotStaticError:
         raise
@@ -50,10 +53,16 @@ def record(function: Step, inputs: Sequence[Tensor]) -> fx.GraphModule:
 
 def reason_of(error: BaseException) -> str:
     """One line on why a program could not be recorded."""
-    name, text = type(error).__name__, " ".join(str(error).split())
+    text = one_line(error)
+    name = type(error).__name__
     if "DataDependent" in name or "data-dependent" in text or "tracing tensor" in text:
         return f"the program looks at the numbers in its tensors{place_of(error)}"
-    return f"{name}: {text[:200]}" if text else name
+    return f"{name}: {text}" if text else name
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks, its beginning if it is long."""
+    return " ".join(str(error).split())[:200]
 
 
 @contextmanager
@@ -90,27 +99,30 @@ def interpreted(graph: fx.GraphModule) -> Step:
 def watched(lifted: Lifted) -> Iterator[None]:
     """Raise NotStaticError at the end if what ran inside changed an attribute that is no tensor of the pair's modules.
 
-    A recording would not change it again. Python's and NumPy's generators start elsewhere inside, and are put back.
+    A recording would not change it again. It is put back, as are Python's and NumPy's generators, which start
+    elsewhere inside.
     """
-    before, state = attributes(lifted), random_state()
+    before, state = [plain_attributes(module) for module in lifted.modules], random_state()
+    changed = []
     try:
         random.seed()
         np.random.seed()
         yield
     finally:
         set_random_state(state)
-    after = attributes(lifted)
-    if changed := {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}:
-        name, attribute = min(changed)
+        for module, values in zip(lifted.modules, before, strict=True):
+            now = plain_attributes(module)
+            changed += [(type(module).__name__, key) for key in now | values if now.get(key) != values.get(key)]
+            vars(module).update(values)
+            for key in now.keys() - values.keys():
+                del vars(module)[key]
+    if changed:
+        name, attribute = changed[0]
         raise NotStaticError(f"the program changes the attribute {attribute!r} of {name}: make it a buffer")
 
 
-def attributes(lifted: Lifted) -> dict[tuple[str, str], Any]:
-    """Every attribute of every module that is a number or a text."""
-    found: dict[tuple[str, str], Any] = {}
-    for number, module in enumerate(lifted.modules):
-        name = type(module).__name__ if not number else f"module {number}, a {type(module).__name__}"
-        for key, value in vars(module).items():
-            if isinstance(value, PLAIN) and key != "training":
-                found[name, key] = value
-    return found
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are numbers, texts, or None."""
+    return {
+        key: value for key, value in vars(module).items() if isinstance(value, PLAIN) and key not in SET_BY_TRAINING
+    }

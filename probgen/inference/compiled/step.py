@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from probgen.inference.compiled.function import Recorded, Results
+from probgen.inference.compiled.function import Recorded, Results, give, gradients
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.objective import StepTerms, has_marks, static_objective, step_objective
 
@@ -56,9 +56,7 @@ class CompiledStep:
             raise NotStaticError("it sums over the values of discrete sites (enumeration)")
         number = [torch.tensor(float(self.pair.training_step), dtype=torch.float64)] if self.counts else []
         loss, *rest = self.recorded(*number, *batch)
-        gradients = rest[: len(self.parameters)]
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        give(self.parameters, rest[: len(self.parameters)])
         return StepTerms(loss, dict(zip(self.names, rest[len(self.parameters) :], strict=True)))
 
     def gradient(self, parameters: Sequence[Tensor], *inputs: Tensor) -> Results:
@@ -72,9 +70,8 @@ class CompiledStep:
         finally:
             if self.counts:
                 self.pair.training_step = number
-        gradients = torch.autograd.grad(step.loss, parameters, allow_unused=True)
         self.names = list(step.terms)
-        return [step.loss, *gradients, *step.terms.values()]
+        return [step.loss, *gradients(step.loss, parameters), *step.terms.values()]
 
     def pyros(self, *inputs: Tensor) -> Results:
         """The same by Pyro."""

@@ -1,0 +1,1 @@
+"""What this library costs beside its peers: `python -m benchmarks`."""
