@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from probgen.commands.texts import text_facts
 from probgen.errors import UserError
 from probgen.inference.annealing import ais
 from probgen.inference.bidirectional import bdmc
+from probgen.inference.compiled.evaluation import Compile
 from probgen.inference.elbo import elbo_terms
 from probgen.inference.estimates import Estimate, bits_per_dim
 from probgen.inference.evidence import exact, iwae
@@ -56,6 +57,21 @@ class Annealing:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What the numbers may cost: particles of `iwae`, annealing, whether to compile; and whether to be silent."""
+
+    particles: int
+    annealing: Annealing
+    compile: Compile
+    quiet: bool
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """As `ais` and `bdmc` take it."""
+        return self.annealing.settings | {"compile": self.compile}
+
+
+@dataclass(frozen=True)
 class Findings:
     """Numbers on log p(x); after annealing also the gaps, and how many HMC proposals were accepted."""
 
@@ -79,6 +95,7 @@ def evaluate_run(
     samples: int | None = None,
     sigma: float | None = None,
     strict: bool = False,
+    compile: str = "auto",
     quiet: bool = True,
 ) -> dict[str, Any]:
     """What the run's model can say about log p(x) on a split: exact, or bounds, or nothing and why.
@@ -88,7 +105,10 @@ def evaluate_run(
     samples: how many to draw and judge; an implicit model, which has nothing else to tell, is judged without it too.
     particles: 100 unless they are given. sigma: of the noise under which `ais` gives an implicit model a likelihood,
     0.1 unless it is given. strict: refuse options that do nothing for an implicit model.
+    compile: whether to compile importance weights and annealed chains: `on`, `off`, or `auto`, where it repays.
     """
+    if compile not in get_args(Compile):
+        raise UserError(f"--compile {compile} came, expected auto, on or off")
     check_request(method, annealing, particles, num, samples, sigma)
     opened = open_run(path, model, device, seed)
     kind = kind_of(opened.model)
@@ -99,10 +119,11 @@ def evaluate_run(
     if method in ("ais", "bdmc") and num is None:
         num = ANNEALED_IMAGES
     images = opened.split(split, data_dir, num)
+    budget = Budget(particles or PARTICLES, annealing, cast(Compile, compile), quiet)
     if kind is Kind.IMPLICIT:
-        result = without_density(opened, images, split, method, annealing, sigma or SIGMA, quiet=quiet)
+        result = without_density(opened, images, split, method, budget.protocol, sigma or SIGMA, quiet=quiet)
     else:
-        result = about_density(opened, images, split, num, particles or PARTICLES, method, annealing, quiet=quiet)
+        result = about_density(opened, images, split, num, method, budget)
     if samples is not None or kind is Kind.IMPLICIT:
         judged = judge(opened, split=split, num=samples, data_dir=data_dir, seed=seed, quiet=quiet)
         result["samples"] = as_json(*judged)
@@ -144,21 +165,20 @@ def about_density(
     images: Tensor,
     split: str,
     num: int | None,
-    particles: int,
     method: str | None,
-    annealing: Annealing,
-    *,
-    quiet: bool,
+    budget: Budget,
 ) -> dict[str, Any]:
     """The numbers on log p(x) of a model that has it, or bounds on it; or the reason why it has none."""
     num_images = len(images)
     if method == "bdmc" and kind_of(opened.model) is not Kind.NONE:
         split, num_images = "simulated", num or ANNEALED_IMAGES
-        found = simulated(opened, images[:1], num_images, annealing, quiet=quiet)
+        found = simulated(opened, images[:1], num_images, budget)
     else:
-        found = Findings(estimates_of(opened.model, images, particles, method, quiet=quiet))
+        found = Findings(
+            estimates_of(opened.model, images, budget.particles, method, compile=budget.compile, quiet=budget.quiet)
+        )
         if method == "ais" and "elbo" in found.estimates:
-            found = annealed(opened.model, images, found.estimates, annealing, quiet=quiet)
+            found = annealed(opened.model, images, found.estimates, budget)
     result = head_of(opened, split, num_images)
     result["estimates"] = {name: estimate.to_json() for name, estimate in found.estimates.items()}
     result["bits_per_dim"] = None if method == "bdmc" else tightest_bits(found.estimates, opened)
@@ -181,16 +201,19 @@ def without_density(
     images: Tensor,
     split: str,
     method: str | None,
-    annealing: Annealing,
+    protocol: dict[str, Any],
     sigma: float,
     *,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Of an implicit model no number on log p(x), and why; with `ais` that of the model with noise on top of it."""
+    """Of an implicit model no number on log p(x), and why; with `ais` that of the model with noise on top of it.
+
+    protocol: what `ais` takes.
+    """
     need_bound(opened, method)
     result = head_of(opened, split, len(images)) | {"estimates": {}, "bits_per_dim": None}
     if method == "ais":
-        result["observation"] = noisy_likelihood(opened, images, annealing.settings, sigma, quiet=quiet)
+        result["observation"] = noisy_likelihood(opened, images, protocol, sigma, quiet=quiet)
     return result | {"note": "; ".join([NO_DENSITY, *notes_on_sampler(opened)])}
 
 
@@ -211,6 +234,7 @@ def estimates_of(
     particles: int,
     method: str | None = None,
     *,
+    compile: Compile = "auto",
     quiet: bool = True,
 ) -> dict[str, Estimate]:
     """`log_prob` (exact) where there is one; `elbo`, and unless it is all that is asked for, `iwae` (lower bounds)."""
@@ -227,27 +251,25 @@ def estimates_of(
         return {"log_prob": terms.estimate}
     estimates["elbo"] = terms.estimate
     if method != "elbo":
-        estimates["iwae"] = iwae(pair.model, pair.guide, images, particles, progress=not quiet)
+        estimates["iwae"] = iwae(pair.model, pair.guide, images, particles, compile=compile, progress=not quiet)
     return estimates
 
 
-def annealed(
-    pair: Any, images: Tensor, estimates: dict[str, Estimate], annealing: Annealing, *, quiet: bool
-) -> Findings:
+def annealed(pair: Any, images: Tensor, estimates: dict[str, Estimate], budget: Budget) -> Findings:
     """AIS, and from the best number on log p(x), where the ELBO is lost: to the guide's family, to amortization."""
-    result = ais(pair.model, images, **annealing.settings, progress=not quiet)
+    result = ais(pair.model, images, **budget.protocol, progress=not budget.quiet)
     estimates = estimates | {"ais": result.estimate}
     bounds = [estimates[name] for name in ("iwae", "ais")]
     evidence = estimates.get("log_prob") or max(bounds, key=lambda bound: bound.value)
-    gaps = inference_gaps(pair.model, pair.guide, images, evidence, progress=not quiet)
+    gaps = inference_gaps(pair.model, pair.guide, images, evidence, progress=not budget.quiet)
     estimates = estimates | {"elbo": gaps.elbo}  # of many draws, so that the rows add up
     lost = {"approximation": gaps.approximation, "amortization": gaps.amortization}
     return Findings(estimates, lost, float(result.acceptance.mean()))
 
 
-def simulated(opened: OpenedRun, like: Tensor, num: int, annealing: Annealing, *, quiet: bool) -> Findings:
+def simulated(opened: OpenedRun, like: Tensor, num: int, budget: Budget) -> Findings:
     """Bounds from both sides on `num` images drawn from the model itself, and what lies between."""
-    result = bdmc(opened.model.model, num, like, **annealing.settings, progress=not quiet)
+    result = bdmc(opened.model.model, num, like, **budget.protocol, progress=not budget.quiet)
     bounds = {"bdmc_lower": result.lower, "bdmc_upper": result.upper}
     return Findings(bounds, {"bdmc_gap": result.gap}, float(result.acceptance.mean()))
 

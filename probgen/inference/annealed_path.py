@@ -3,7 +3,6 @@
 f_β(z) ∝ r(z)^{1−β} p(x, z)^β,   β from 0 (r: the prior, or the guide) to 1 (the posterior)
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,9 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to
 
 from probgen.errors import UserError
-from probgen.inference.hmc import State
+from probgen.inference.compiled.evaluation import Evaluation
+from probgen.inference.compiled.recording import Step
+from probgen.inference.hmc import Dynamics, State
 from probgen.inference.traces import Program, marked, sample_sites, score
 
 
@@ -46,6 +47,18 @@ class AnnealedPath:
         for name, node in self.sites.items():
             self.check_site(name, node, again[name])
         self.transforms = {name: bijection(name, node["fn"].support) for name, node in self.sites.items()}
+        self.compiled: Step | None = None
+
+    def prepare(self, evaluation: Evaluation, state: State, calls: int) -> None:
+        """Follow the path without Pyro, if `evaluation` wants that of a path on which chains take so many steps.
+
+        state: where chains start. The random state is left as it was.
+        """
+        if evaluation.wanted(calls, len(self.x)):
+            momentum, gradient = [u.cos() for u in state], [u.sin() for u in state]  # anything, to try it
+            step_size = torch.full_like(state[0].reshape(len(self.x), -1)[:, 0], 0.1)
+            best = evaluation.best(self.step, self.inputs(0.5, state, momentum, gradient, step_size), self.x)
+            self.compiled = None if best == self.step else best
 
     @torch.no_grad()
     def draw(self) -> dict[str, Any]:
@@ -75,8 +88,9 @@ class AnnealedPath:
         """u = T⁻¹(z) of each site."""
         return [transform.inv(values[name]).detach() for name, transform in self.transforms.items()]
 
-    def ends(self, state: State) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """log r and log p(x, ·) at u, with the Jacobian."""
+    def ends(self, state: State, x: Tensor | None = None) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """log r and log p(x, ·) at u, with the Jacobian; of the path's images, or as many others."""
+        x = self.x if x is None else x
         pairs = list(zip(self.transforms.items(), state, strict=True))
         values = {name: transform(u) for (name, transform), u in pairs}
         jacobian = torch.stack(
@@ -85,22 +99,76 @@ class AnnealedPath:
                 for (name, transform), u in pairs
             ]
         ).sum(0)
-        model = score(self.model, self.x, values)
+        model = score(self.model, x, values)
         joint = torch.stack(list(model.values())).sum(0)
-        start = score(self.guide, self.x, values) if self.guide else {name: model[name] for name in self.sites}
+        start = score(self.guide, x, values) if self.guide else {name: model[name] for name in self.sites}
         return torch.stack(list(start.values())).sum(0) + jacobian, joint + jacobian
 
-    def log_density(self, beta: float) -> Callable[[State], Tensor]:
-        """log f_β."""
+    def log_density(self, beta: float) -> Dynamics:
+        """log f_β, and how chains move on it."""
+        if self.compiled is not None:
+            return CompiledDynamics(self, self.compiled, beta)
 
         def at(state: State) -> Tensor:
             start, joint = self.ends(state)
             return (1 - beta) * start + beta * joint
 
-        return at
+        return Dynamics(at)
 
     @torch.no_grad()
     def log_ratio(self, state: State) -> Float[Tensor, " n"]:
         """log p(x, z) − log r(z): how log f_β grows with β."""
+        if self.compiled is not None:
+            return CompiledDynamics(self, self.compiled, 0.0).at_rest(state)[1]
         start, joint = self.ends(state)
         return joint - start
+
+    def inputs(
+        self, beta: float, state: State, momentum: State, gradient: State, step_size: Float[Tensor, " n"]
+    ) -> list[Tensor]:
+        """All that `step` takes."""
+        number = torch.tensor(beta, dtype=torch.float64, device=self.x.device)
+        return [self.x, number, step_size, *state, *momentum, *gradient]
+
+    def step(self, x: Tensor, beta: Tensor, step_size: Float[Tensor, " n"], *moving: Tensor) -> list[Tensor]:
+        """One leapfrog step on log f_β of the images x, as a function of tensors alone.
+
+        moving: state, momentum and gradient. Returns log f_β and log p − log r after the step, and these three.
+        """
+        count = len(self.transforms)
+        found: list[Tensor] = []
+
+        def at(state: State) -> Tensor:
+            found.extend(self.ends(state, x))
+            return (1 - beta) * found[0] + beta * found[1]
+
+        state, momentum, gradient = (moving[i * count : (i + 1) * count] for i in range(3))
+        new_state, new_momentum, value, new = Dynamics(at).leapfrog(state, momentum, gradient, step_size)
+        return [value, (found[1] - found[0]).detach(), *new_state, *new_momentum, *new]
+
+
+class CompiledDynamics(Dynamics):
+    """log f_β without Pyro; `run` does what `AnnealedPath.step` does."""
+
+    def __init__(self, path: AnnealedPath, run: Step, beta: float) -> None:
+        super().__init__(lambda state: self.at_rest(state)[0])
+        self.path, self.run, self.beta = path, run, beta
+
+    def at_rest(self, state: State) -> list[Tensor]:
+        """What a step of length 0 gives: all numbers at `state` itself."""
+        still = [torch.zeros_like(u) for u in state]
+        step_size = still[0].reshape(len(still[0]), -1)[:, 0]
+        return self.run(*self.path.inputs(self.beta, state, still, still, step_size))
+
+    def value_and_gradient(self, state: State) -> tuple[Float[Tensor, " n"], list[Tensor]]:
+        """The log-density of each chain, and its gradient in the state."""
+        value, _, *moved = self.at_rest(state)
+        return value, moved[-len(state) :]
+
+    def leapfrog(
+        self, state: State, momentum: State, gradient: State, step_size: Float[Tensor, " n"]
+    ) -> tuple[list[Tensor], list[Tensor], Float[Tensor, " n"], list[Tensor]]:
+        """One step from `state`, where the gradient is known: state, momentum, log-density and gradient after it."""
+        value, _, *moved = self.run(*self.path.inputs(self.beta, state, momentum, gradient, step_size))
+        count = len(state)
+        return moved[:count], moved[count : 2 * count], value, moved[2 * count :]

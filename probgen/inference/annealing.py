@@ -10,6 +10,7 @@ the expectations above are exact.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,6 +23,7 @@ from torch import Tensor
 from probgen.console import progress_bar
 from probgen.errors import UserError
 from probgen.inference.annealed_path import AnnealedPath
+from probgen.inference.compiled.evaluation import Compile, Evaluation, Tell, note
 from probgen.inference.elbo import log_mean_exp
 from probgen.inference.estimates import Estimate
 from probgen.inference.evidence import log_mean_noise
@@ -109,18 +111,34 @@ def run_chains(
 
 
 class Annealer:
-    """Chains for a batch of images; `start`: latent values of each image to begin at, draws from r without it."""
+    """Chains for a batch of images.
 
-    def __init__(self, model: Program, guide: Program | None, x: Tensor, start: dict[str, Tensor] | None) -> None:
+    start: latent values of each image to begin at, draws from r without it. evaluation: whether and how their steps are
+    compiled. steps: by the number of chains, how many will be taken in all with so many chains and images at once.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | None,
+        x: Tensor,
+        start: dict[str, Tensor] | None,
+        evaluation: Evaluation,
+        steps: Counter[int],
+    ) -> None:
         self.model, self.guide, self.x, self.start = model, guide, x, start
+        self.evaluation, self.steps = evaluation, steps
 
     def begin(self, num_chains: int, *, at_r: bool = False) -> tuple[AnnealedPath, list[Tensor]]:
         """The path for so many chains an image (chains outside, images inside), and where they start."""
         path = AnnealedPath(self.model, self.guide, self.x.repeat(num_chains, *[1] * (self.x.dim() - 1)))
         if self.start is None or at_r:
-            return path, path.start()
-        tiled = {name: value.repeat(num_chains, *[1] * (value.dim() - 1)) for name, value in self.start.items()}
-        return path, path.unconstrained(tiled)
+            state = path.start()
+        else:
+            tiled = {name: value.repeat(num_chains, *[1] * (value.dim() - 1)) for name, value in self.start.items()}
+            state = path.unconstrained(tiled)
+        path.prepare(self.evaluation, state, self.steps[num_chains])
+        return path, state
 
     def tune(self, betas: Tensor, settings: Settings, advance: Callable[[], None]) -> tuple[Tensor, Tensor]:
         """Pilot runs: the β to use, and the step size of each image at each of them (t-1, b).
@@ -152,6 +170,17 @@ class Annealer:
         return chains.log_weight.reshape(shape), chains.acceptance.reshape(shape).mean(0)
 
 
+def leapfrog_steps(settings: Settings, num_betas: int, runs: int) -> Counter[int]:
+    """By the number of chains for an image: how many steps all pilots and runs take with so many at once."""
+    transitions: Counter[int] = Counter()
+    if settings.schedule == "adaptive":
+        transitions[PILOT_CHAINS] += num_betas - 1 + SETTLING
+    transitions[min(PILOT_CHAINS, settings.num_chains)] += num_betas - 1 + SETTLING
+    transitions[settings.num_chains] += num_betas - 1
+    each = settings.num_leapfrog + 2  # where it starts, and for the weight, the density is asked for as well
+    return Counter({chains: runs * number * each for chains, number in transitions.items()})
+
+
 def ais(
     model: Program,
     x: Shaped[Tensor, "b *shape"],
@@ -161,6 +190,8 @@ def ais(
     num_distributions: int = 500,
     num_leapfrog: int = 10,
     schedule: Schedule = "sigmoidal",
+    compile: Compile = "auto",
+    tell: Tell | None = None,
     progress: bool = False,
 ) -> AnnealingResult:
     """A stochastic lower bound on log p(x), image by image, usually tighter than `iwae` (Wu et al. 2017).
@@ -170,11 +201,14 @@ def ais(
     guide: where chains start; the prior without it.
     num_chains: for each image; their weights are averaged. num_distributions: β_0 = 0 … 1.
     schedule: `sigmoidal`; `adaptive`, the β spread by what the pilot run saw; or the β for their number.
+    compile, tell: whether to compile the steps of the chains, and what to do with the reason why it could not be done;
+        as of `iwae`.
 
     Raises UserError for a model without latent sites or with discrete ones.
     """
     settings = Settings(num_chains, num_distributions, num_leapfrog, schedule)
-    return annealed(model, guide, as_real(x), None, settings, progress)
+    evaluation = Evaluation([model, *([] if guide is None else [guide])], compile, tell or note(progress))
+    return annealed(model, guide, as_real(x), None, settings, evaluation, progress=progress)
 
 
 def annealed(
@@ -183,25 +217,32 @@ def annealed(
     x: Tensor,
     start: dict[str, Tensor] | None,
     settings: Settings,
-    progress: bool,
+    evaluation: Evaluation,
+    *,
+    runs: int = 1,
+    progress: bool = False,
 ) -> AnnealingResult:
-    """Forward annealing, or with a `start` at the posterior and falling β, backward; in chunks of images."""
+    """Forward annealing, or with a `start` at the posterior and falling β, backward; in chunks of images.
+
+    runs: how many of the kind there will be with this `evaluation`.
+    """
     settings.check()
     check_images(x)
     betas = first_schedule(settings.schedule, settings.num_distributions)
     betas = betas if start is None else betas.flip(0)
     images = max(1, CHUNK // settings.num_chains)
-    chunks = range(0, len(x), images)
+    chunks = x.split(images)
+    sizes = Counter(len(part) for part in chunks)
     weights, acceptances = [], []
     programs = (model,) if guide is None else (model, guide)
     # Validation off: a proposal may leave the floating-point range, and is then rejected.
     with evaluating(*programs), pyro.validation_enabled(False), progress_bar(quiet=not progress) as bar:
-        runs = 3 if settings.schedule == "adaptive" else 2
-        task = bar.add_task("annealing", total=runs * (len(betas) - 1) * len(chunks), terms="")
-        for first in chunks:
-            part = slice(first, first + images)
-            begin = None if start is None else {name: value[part] for name, value in start.items()}
-            annealer = Annealer(model, guide, x[part], begin)
+        laps = 3 if settings.schedule == "adaptive" else 2
+        task = bar.add_task("annealing", total=laps * (len(betas) - 1) * len(chunks), terms="")
+        for first, part in zip(range(0, len(x), images), chunks, strict=True):
+            begin = None if start is None else {name: value[first : first + images] for name, value in start.items()}
+            steps = leapfrog_steps(settings, len(betas), runs * sizes[len(part)])
+            annealer = Annealer(model, guide, part, begin, evaluation, steps)
             weight, acceptance = annealer.run(betas, settings, lambda: bar.advance(task))
             weights.append(weight)
             acceptances.append(acceptance)

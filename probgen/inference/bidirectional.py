@@ -17,6 +17,7 @@ from torch import Tensor
 
 from probgen.errors import UserError
 from probgen.inference.annealing import Settings, annealed
+from probgen.inference.compiled.evaluation import Compile, Evaluation, Tell, note
 from probgen.inference.estimates import Estimate
 from probgen.inference.schedules import Schedule
 from probgen.inference.traces import Program, as_real, evaluating, innermost, sample_sites
@@ -54,19 +55,23 @@ def bdmc(
     num_distributions: int = 500,
     num_leapfrog: int = 10,
     schedule: Schedule = "sigmoidal",
+    compile: Compile = "auto",
+    tell: Tell | None = None,
     progress: bool = False,
 ) -> BidirectionalResult:
     """AIS from both ends on images simulated from the model, whose posterior draw is known.
 
     like: any images of the right shape and type, of which only those are used.
+    compile, tell: as of `ais`.
 
     Raises UserError for a model without latent sites or with discrete ones, or whose likelihood is a bound.
     """
     settings = Settings(num_chains, num_distributions, num_leapfrog, schedule)
     settings.check()
     images, latent = simulate(model, num_images, like)
-    lower = annealed(model, None, images, None, settings, progress)
-    upper = annealed(model, None, images, latent, settings, progress)
+    evaluation = Evaluation([model], compile, tell or note(progress))
+    lower = annealed(model, None, images, None, settings, evaluation, runs=2, progress=progress)
+    upper = annealed(model, None, images, latent, settings, evaluation, runs=2, progress=progress)
     acceptance = (lower.acceptance + upper.acceptance) / 2
     return BidirectionalResult(lower.estimate, upper.estimate, images, acceptance)
 

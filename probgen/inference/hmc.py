@@ -14,8 +14,32 @@ State = Sequence[Tensor]  # one tensor for each latent site, chains in front
 LogDensity = Callable[[State], Tensor]  # state ↦ log-density of each chain
 
 
+class Dynamics:
+    """How chains move on a log-density: its gradient by autograd."""
+
+    def __init__(self, log_density: LogDensity) -> None:
+        self.log_density = log_density
+
+    def __call__(self, state: State) -> Float[Tensor, " n"]:
+        """The log-density of each chain."""
+        return self.log_density(state)
+
+    def value_and_gradient(self, state: State) -> tuple[Float[Tensor, " n"], list[Tensor]]:
+        """The log-density of each chain, and its gradient in the state."""
+        return value_and_gradient(self.log_density, state)
+
+    def leapfrog(
+        self, state: State, momentum: State, gradient: State, step_size: Float[Tensor, " n"]
+    ) -> tuple[list[Tensor], list[Tensor], Float[Tensor, " n"], list[Tensor]]:
+        """One step from `state`, where the gradient is known: state, momentum, log-density and gradient after it."""
+        momentum = kick(momentum, gradient, step_size)
+        state = drift(state, momentum, step_size)
+        value, gradient = self.value_and_gradient(state)
+        return state, kick(momentum, gradient, step_size), value, gradient
+
+
 def hmc_transition(
-    log_density: LogDensity, state: State, step_size: Float[Tensor, " n"], num_leapfrog: int
+    log_density: LogDensity | Dynamics, state: State, step_size: Float[Tensor, " n"], num_leapfrog: int
 ) -> tuple[list[Tensor], Float[Tensor, " n"]]:
     """One transition that leaves exp(log_density) invariant; the new state, and each chain's acceptance probability.
 
@@ -23,16 +47,14 @@ def hmc_transition(
     Each transition takes steps of its own size, uniform on ½ … 1½ of `step_size`: were all alike, all trajectories
     on a Gaussian could close on themselves, and the chain stay on its ellipse (Neal 2011, section 3.2).
     """
+    dynamics = log_density if isinstance(log_density, Dynamics) else Dynamics(log_density)
     step_size = step_size * torch.empty_like(step_size).uniform_(0.5, 1.5)
     momentum = [torch.randn_like(z) for z in state]
-    value, gradient = value_and_gradient(log_density, state)
+    value, gradient = dynamics.value_and_gradient(state)
     old = value - kinetic(momentum)
     new_state, new_momentum = list(state), list(momentum)
     for _ in range(num_leapfrog):
-        new_momentum = [p + 0.5 * per_row(step_size, g) * g for p, g in zip(new_momentum, gradient, strict=True)]
-        new_state = [z + per_row(step_size, p) * p for z, p in zip(new_state, new_momentum, strict=True)]
-        value, gradient = value_and_gradient(log_density, new_state)
-        new_momentum = [p + 0.5 * per_row(step_size, g) * g for p, g in zip(new_momentum, gradient, strict=True)]
+        new_state, new_momentum, value, gradient = dynamics.leapfrog(new_state, new_momentum, gradient, step_size)
     log_ratio = torch.nan_to_num(value - kinetic(new_momentum) - old, nan=-torch.inf)
     accepted = torch.rand_like(log_ratio).log() < log_ratio
     chosen = [torch.where(per_row(accepted, z), new, z) for new, z in zip(new_state, state, strict=True)]
@@ -46,6 +68,16 @@ def value_and_gradient(log_density: LogDensity, state: State) -> tuple[Float[Ten
         value = log_density(leaves)
         gradient = torch.autograd.grad(value.sum(), leaves)
     return value.detach(), list(gradient)
+
+
+def kick(momentum: State, gradient: State, step_size: Float[Tensor, " n"]) -> list[Tensor]:
+    """The momentum after half a step along the gradient."""
+    return [p + 0.5 * per_row(step_size, g) * g for p, g in zip(momentum, gradient, strict=True)]
+
+
+def drift(state: State, momentum: State, step_size: Float[Tensor, " n"]) -> list[Tensor]:
+    """The state after a step along the momentum."""
+    return [z + per_row(step_size, p) * p for z, p in zip(state, momentum, strict=True)]
 
 
 def kinetic(momentum: State) -> Float[Tensor, " n"]:

@@ -43,7 +43,7 @@ class Recorded:
 
     def __call__(self, *inputs: Tensor) -> list[Any]:
         """The function's results; they have no gradient."""
-        key = (getattr(self.pair, "training", None), *((i.shape, i.dtype, i.device) for i in inputs))
+        key = (getattr(self.pair, "training", None), *((i.shape, i.stride(), i.dtype, i.device) for i in inputs))
         if key not in self.recordings:
             self.recordings[key] = self.prepare(inputs)
         run, layout = self.recordings[key]

@@ -1,0 +1,62 @@
+"""Adam, by torch's fused kernel and without the Python around it."""
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class FusedAdam(torch.optim.Adam):
+    """θ ← θ − lr · m̂ / (√v̂ + ε), m and v the moving averages of ∇ and ∇² (Kingma and Ba 2015, algorithm 1).
+
+    The numbers, the state and its `state_dict` are those of `torch.optim.Adam(…, fused=True)`. Its `step` looks at
+    every parameter anew and groups them, which for a small network takes longer than the arithmetic; `move` does so
+    once.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
+        super().__init__(list(parameters), lr=lr, betas=betas, fused=True)
+        self.moving: list[Tensor] = []
+        self.moments: tuple[list[Tensor], ...] = ()
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """One step on the parameters' `grad`."""
+        group = self.param_groups[0]
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        same = len(parameters) == len(self.moving) and all(map(operator.is_, parameters, self.moving))
+        if not same or not parameters or getattr(self, "found_inf", None) is not None:
+            self.step()
+            self.remember(parameters)
+            return
+        means, squares, steps = self.moments
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            means,
+            squares,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=0.0,
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def remember(self, parameters: list[Tensor]) -> None:
+        """Note the state of the parameters that have a gradient."""
+        self.moving = parameters
+        self.moments = tuple([self.state[p][name] for p in parameters] for name in ("exp_avg", "exp_avg_sq", "step"))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state; of another `torch.optim.Adam` too."""
+        super().load_state_dict(state_dict)
+        self.moving = []

@@ -1,0 +1,74 @@
+"""Our Adam is torch's, bit for bit: weights, state, and what a checkpoint holds."""
+
+import pytest
+import torch
+from torch import nn
+
+from probgen.inference.adam import FusedAdam
+
+
+def weights():
+    torch.manual_seed(0)
+    shapes = [(4, 3), (7,), (2, 3, 2, 2), ()]
+    return [nn.Parameter(torch.randn(shape)) for shape in shapes]
+
+
+def train(kind, *, missing=(), steps=6, reload_at=None, lr=0.1):
+    """Weights and state after some steps; `missing`: the step and place of gradients that are none."""
+    parameters = weights()
+    adam = kind(parameters)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        if step == reload_at:
+            state = adam.state_dict()
+            adam = kind(parameters)
+            adam.load_state_dict(state)
+        for place, parameter in enumerate(parameters):
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = None if (step, place) in missing else gradient
+        adam.param_groups[0]["lr"] = lr / (step + 1)
+        adam.move() if isinstance(adam, FusedAdam) else adam.step()
+    return parameters, adam.state_dict()
+
+
+def torchs(parameters):
+    return torch.optim.Adam(parameters, betas=(0.5, 0.9), fused=True)
+
+
+def ours(parameters):
+    return FusedAdam(parameters, betas=(0.5, 0.9))
+
+
+def same(one, other):
+    weights_agree = all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
+    states = one[1]["state"], other[1]["state"]
+    agree = states[0].keys() == states[1].keys()
+    return (
+        weights_agree
+        and agree
+        and all(torch.equal(state[name], states[1][key][name]) for key, state in states[0].items() for name in state)
+    )
+
+
+@pytest.mark.parametrize("missing", [(), ((0, 1),), ((3, 0), (4, 0), (4, 3)), tuple((s, 2) for s in range(6))])
+@pytest.mark.parametrize("reload_at", [None, 3])
+def test_it_is_torchs(missing, reload_at):
+    assert same(train(ours, missing=missing, reload_at=reload_at), train(torchs, missing=missing, reload_at=reload_at))
+
+
+def test_another_rate_is_seen():
+    assert not same(train(ours, lr=0.2), train(torchs))
+
+
+def test_a_latched_step_does_not_move():
+    parameters = weights()
+    adam = ours(parameters)
+    before = [p.detach().clone() for p in parameters]
+    adam.found_inf = torch.ones(())
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    adam.move()
+    assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
+    adam.found_inf.zero_()
+    adam.move()
+    assert not any(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
