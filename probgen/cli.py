@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. No mathematics, and nothing heavy imported until a command runs."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,7 +54,7 @@ def train(
     data_dir: DataDir = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images. \\[50]")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps, instead of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step. \\[128]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, of all devices. \\[128]")] = None,
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate. \\[0.001]")] = None,
     schedule: Annotated[str | None, typer.Option(help="Of the rate: constant, linear, cosine. \\[constant]")] = None,
     lr_warmup: Annotated[int | None, typer.Option(help="Steps over which the rate first rises. \\[0]")] = None,
@@ -62,6 +63,12 @@ def train(
     patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a gain.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and noise. \\[0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. \\[auto]")] = None,
+    devices: Annotated[int | None, typer.Option(help="GPUs, or processes on the CPU, of each host. \\[1]")] = None,
+    num_nodes: Annotated[int | None, typer.Option(help="Hosts, each with as many. \\[1]")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Of several processes: auto, or ddp, which it is. \\[auto]")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Of networks: 32-true or bf16-mixed. \\[32-true]")] = None,
     compile_: Annotated[
         str | None, typer.Option("--compile", help="Compile the step: on, off, or auto, if the run is long. \\[auto]")
     ] = None,
@@ -89,13 +96,16 @@ def train(
         "data": data, "data_dir": data_dir and str(data_dir), "epochs": epochs, "steps": steps,
         "batch_size": batch_size, "lr": lr, "schedule": schedule, "lr_warmup": lr_warmup, "clip_norm": clip_norm,
         "ema": ema, "patience": patience, "seed": seed, "device": device, "binarize": binarize,
-        "animate": animate, "compile": compile_,
+        "animate": animate, "compile": compile_, "devices": devices, "num_nodes": num_nodes, "strategy": strategy,
+        "precision": precision,
     }  # fmt: skip
     if model and again and model != again:
         raise UserError(f"MODEL {model} and --model {again} came, expected one of them")
     name, given = gather(model or again, flags, set_ or [], config)
     place = out or Path("runs") / f"{Path(name or 'run').stem}-{Path(str(given.get('data', 'digits'))).stem}"
     summary = run_training(name, given, place, resume=resume, overwrite=overwrite, quiet=quiet)
+    if not summary:  # one of several processes, of which the first tells how it ended
+        return
     if not quiet:
         tell(summary)
     if json_:
@@ -230,6 +240,9 @@ def evaluate(
         float | None,
         typer.Option(help="Of ais on a GAN: the noise added to its images in \\[0, 1], or points. \\[0.1]"),
     ] = None,
+    compile_: Annotated[
+        str, typer.Option("--compile", help="Compile importance weights and chains: on, off, or auto, if it repays.")
+    ] = "auto",
     seed: Seed = 0,
     data_dir: DataDir = None,
     model: Model = None,
@@ -251,7 +264,7 @@ def evaluate(
     result = evaluate_run(
         run, split=split, particles=particles, num=num, data_dir=data_dir, model=model, device=device, seed=seed,
         method=method, annealing=Annealing(chains, distributions, schedule), samples=samples, sigma=sigma,
-        strict=True, quiet=json_,
+        compile=compile_, strict=True, quiet=json_,
     )  # fmt: skip
     print_json(result) if json_ else print_evaluation(result)
 
@@ -464,8 +477,12 @@ def said(path: Path) -> None:
 
 
 def complain(message: str) -> int:
-    """One line on stderr, whatever came; the exit code for what the user can mend."""
-    print("probgen: " + " ".join(message.split()), file=sys.stderr)
+    """One line on stderr, whatever came; the exit code for what the user can mend.
+
+    Of several processes that torchrun has started all complain of the same: only the first tells it.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0":
+        print("probgen: " + " ".join(message.split()), file=sys.stderr)
     return 2
 
 

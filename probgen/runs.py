@@ -62,8 +62,17 @@ class RunConfig(BaseModel):
     patience: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "cpu"
+    devices: int = Field(default=1, ge=1, le=10**6)
+    num_nodes: int = Field(default=1, ge=1, le=10**6)
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: Literal["auto", "on", "off"] = "auto"
     animate: bool = False
+
+    @property
+    def num_processes(self) -> int:
+        """One for each device of each host."""
+        return self.devices * self.num_nodes
 
 
 class Run:

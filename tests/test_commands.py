@@ -106,7 +106,8 @@ def test_train_as_json(tmp_path):
     result = ok("train", *RUNS["vae"](), "--out", tmp_path / "run", "--quiet", "--json")
     assert result.stderr == ""
     found = result.json
-    assert found.keys() == {"model", "run", "each", "steps", "finished", "closed_form", "valid", "seconds"}
+    keys = {"model", "run", "each", "steps", "finished", "closed_form", "valid", "compiled", "not_compiled", "seconds"}
+    assert found.keys() == keys
     assert (found["model"], found["run"]) == ("vae", str(tmp_path / "run"))
     assert (found["steps"], found["finished"], found["closed_form"]) == (3, True, False)
     assert found["valid"].keys() == {"loss", "elbo", "log_likelihood", "kl", "active_units"}

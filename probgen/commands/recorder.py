@@ -37,6 +37,17 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+class Helper(Recorder):
+    """Of a process beside the first: it writes nothing, and can be asked to stop."""
+
+    def __init__(self, stop: list[int]) -> None:
+        self.stop = stop
+
+    def stop_requested(self) -> bool:
+        """Whether Ctrl-C or SIGTERM came to this process."""
+        return bool(self.stop)
+
+
 class RunRecorder(Recorder):
     """Puts a loop's progress into a run directory."""
 

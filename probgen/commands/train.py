@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from torch import Tensor
 from probgen.commands.common import check_data, choose_device
 from probgen.commands.configure import continued, new_config
 from probgen.commands.film import check_film, cut
+from probgen.commands.launch import check_launch, given_by_launcher, helping, is_first, launched
 from probgen.commands.pictures import draw_progress
-from probgen.commands.recorder import RunRecorder, stop_signals
+from probgen.commands.recorder import Helper, RunRecorder, stop_signals
 from probgen.console import stderr_console
 from probgen.data import ImageData, Split, load_data
 from probgen.errors import UserError
 from probgen.inference.checks import check_pair
 from probgen.inference.fit import AnyTrainer, trainer_for
-from probgen.inference.loop import Loop, in_words
+from probgen.inference.loop import Loop, Recorder, in_words
+from probgen.inference.processes import AgreedError, LostProcessError
 from probgen.inference.traces import as_real
 from probgen.inference.trainer import TrainConfig, TrainingError, initialize
 from probgen.inference.validation import validation_terms
@@ -41,17 +44,21 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` as `given` says (fields of `RunConfig`, only those that the user gave) into `out`.
 
-    Everything that may be wrong with the input is found before anything is written or deleted. Returns a
-    summary: model, run, steps, whether it finished, the last validation's terms.
+    Everything that may be wrong with the input is found before anything is written, deleted or launched. Returns a
+    summary: model, run, steps, whether it finished, the last validation's terms; nothing in a process that only helps.
     """
     if resume and overwrite:
         raise UserError("both --resume and --overwrite came, expected one of them")
-    started = time.time()
+    started, given = time.time(), given_by_launcher(given)
+    if not is_first(given):
+        help_first(model, given, out, resume=resume)
+        return {}
     config, data = resumed(out, model, given) if resume else planned(model, given)
     run, device = Run(out, config), choose_device(config.device)
     pyro.set_rng_seed(config.seed)
     pair: Any = build_model(config, model).to(device)
     check_pair(pair, as_real(data.train.batch(torch.arange(min(3, len(data.train)))).to(device)))
+    check_launch(config, pair, len(data.train), device)
     closed_form = getattr(pair, "estimator", None) == "closed-form"
     if config.animate:
         check_film(pair, data)
@@ -113,16 +120,18 @@ def solved(run: Run, pair: Any, data: ImageData, seconds: float) -> dict[str, An
 
 def climb(run: Run, trainer: AnyTrainer, data: ImageData, quiet: bool) -> dict[str, Any]:
     """Gradient steps, from the last checkpoint if there is one."""
-    valid = validation_images(data.valid).to(trainer.device)
-    labels = None if data.valid.labels is None else data.valid.labels[: len(valid)]
     with stop_signals() as stop, RunRecorder(run, data, stop) as recorder:
-        loop = Loop(trainer, valid=valid, valid_labels=labels, recorder=recorder, quiet=quiet)
+        loop = loop_of(trainer, data, recorder, quiet)
         recorder.restore(loop)
         try:
-            loop.run()
-        except TrainingError as error:
+            with launched(run.config.devices, run.config.num_nodes, trainer.device) as (processes, _):
+                processes.from_first(run.config.model_dump_json)
+                processes.agree(None)
+                loop.join(processes)
+                loop.run()
+                recorder.save(loop)
+        except (TrainingError, LostProcessError) as error:
             raise UserError(f"{error}; the checkpoint of step {recorder.saved_step} is kept in {run.path}") from error
-        recorder.save(loop)
         if loop.finished:
             trainer.load_weights(loop.final_weights())
             draw_progress(run, trainer.pair.eval(), data, run.read_metrics())
@@ -135,6 +144,42 @@ def climb(run: Run, trainer: AnyTrainer, data: ImageData, quiet: bool) -> dict[s
     if loop.best is not None:
         summary["best"] = {"step": loop.best["step"], "loss": loop.best["loss"]}
     return summary
+
+
+def loop_of(trainer: AnyTrainer, data: ImageData, recorder: Recorder, quiet: bool) -> Loop:
+    """The loop over steps, validated on the first images of the validation set."""
+    valid = validation_images(data.valid).to(trainer.device)
+    labels = None if data.valid.labels is None else data.valid.labels[: len(valid)]
+    return Loop(trainer, valid=valid, valid_labels=labels, recorder=recorder, quiet=quiet)
+
+
+def help_first(model: str | None, given: Mapping[str, Any], out: Path, *, resume: bool) -> None:
+    """A process beside the first: it takes the same steps, and leaves files and messages to that one."""
+    known = Run.open(out).config if resume and (out / "config.json").is_file() else None
+    device = choose_device(given.get("device") or (known.device if known else "auto"))
+    devices, num_nodes = (given.get(name, getattr(known, name, 1)) for name in ("devices", "num_nodes"))
+    with suppress(AgreedError, LostProcessError, TrainingError, KeyboardInterrupt), stop_signals() as stop:
+        helping()
+        with launched(devices, num_nodes, device) as (processes, own_device):
+            config = RunConfig.model_validate_json(processes.from_first(str))
+            loop, trouble = None, None
+            try:
+                loop = helping_loop(config, model, own_device, stop)
+            except UserError as error:
+                trouble = f"process {processes.rank}: {error}"
+            processes.agree(trouble)
+            assert loop is not None
+            loop.join(processes)
+            loop.run()
+
+
+def helping_loop(config: RunConfig, model: str | None, device: torch.device, stop: list[int]) -> Loop:
+    """The first process's loop without its run directory: the same data, the same fresh weights."""
+    data = load_data(config.data, data_dir=config.data_dir, binarize=config.binarize)
+    check_data(data, config.image_shape, config.levels, config.vocabulary)
+    pyro.set_rng_seed(config.seed)
+    pair = build_model(config, model).to(device)
+    return loop_of(make_trainer(pair, data, config, device), data, Helper(stop), quiet=True)
 
 
 def validation_images(split: Split) -> Tensor:

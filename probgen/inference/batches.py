@@ -36,7 +36,12 @@ class TensorImages:
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *shape"]:
         """The images of those rows."""
-        return self.images[rows]
+        return self.images.index_select(0, rows.to(self.images.device))
+
+
+def share(rows: Int64[Tensor, " b"], rank: int, world: int) -> Int64[Tensor, " n"]:
+    """The rows of a batch that process `rank` of `world` takes: each row goes to one, their numbers differ by one."""
+    return rows[rank::world]
 
 
 class BatchOrder:

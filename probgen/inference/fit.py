@@ -13,6 +13,7 @@ from probgen.inference.adversarial.trainer import AdversarialTrainer, batches_pe
 from probgen.inference.batches import BatchOrder, Images, TensorImages
 from probgen.inference.checks import check_pair
 from probgen.inference.loop import Loop, Record
+from probgen.inference.precision import Precision
 from probgen.inference.traces import as_real
 from probgen.inference.trainer import TrainConfig, Trainer, initialize, set_mode
 from probgen.layers.generators import check_labels
@@ -35,6 +36,7 @@ def fit(
     ema: float | None = None,
     patience: int | None = None,
     compile: Literal["auto", "on", "off"] = "auto",
+    precision: Precision = "32-true",
     valid: Shaped[Tensor, "m *shape"] | None = None,
     labels: Int64[Tensor, "*labels"] | None = None,
     valid_labels: Int64[Tensor, "*valid_labels"] | None = None,
@@ -67,8 +69,9 @@ def fit(
         batches = BatchOrder(len(images), batch_size, seed).steps_for(50 if epochs is None else epochs)
         steps = steps_of(pair, batches)
     config = TrainConfig(
-        steps, batch_size, lr, schedule, clip_norm=clip_norm, ema=ema, patience=patience, seed=seed, compile=compile
-    )
+        steps, batch_size, lr, schedule, clip_norm=clip_norm, ema=ema, patience=patience, seed=seed, compile=compile,
+        precision=precision,
+    )  # fmt: skip
     pyro.set_rng_seed(seed)
     device = device_of(pair)
     check_pair(pair, as_real(images[:3]).to(device))
@@ -108,6 +111,8 @@ def steps_of(pair: Any, batches: int) -> int:
 def trainer_for(pair: Any, images: Images, config: TrainConfig, device: torch.device) -> AnyTrainer:
     """Alternating steps for an implicit sampler, SVI for every other pair."""
     adversarial = kind_of(pair) is Kind.IMPLICIT
+    if adversarial and config.precision != "32-true":
+        raise UserError(f"precision {config.precision} came with two players, who train in 32-true: leave it out")
     return (AdversarialTrainer if adversarial else Trainer)(pair, images, config, device)
 
 

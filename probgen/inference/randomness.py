@@ -25,11 +25,16 @@ def set_random_state(state: dict[str, Any]) -> None:
     """Put every generator where `random_state` found it."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
+
+
+def seed_of(seed: int, rank: int, step: int) -> int:
+    """The seed of a process's noise from a step on, where it has no stream to go on with; rank 1 or higher."""
+    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint32)[0])
 
 
 @contextmanager

@@ -4,8 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
@@ -13,60 +12,26 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from probgen.errors import UserError
-from probgen.inference.batches import BatchOrder, Images
+from probgen.inference.adam import FusedAdam
+from probgen.inference.batches import BatchOrder, Images, share
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.compiled.step import CompiledStep, EagerStep
+from probgen.inference.finite import Latch
 from probgen.inference.objective import StepTerms, first_bad_site
+from probgen.inference.precision import check_precision, networks_in
+from probgen.inference.processes import ALONE, Exchange, Processes, running_statistics
 from probgen.inference.randomness import random_state, set_random_state
 from probgen.inference.traces import as_real, modules_of
+from probgen.inference.training import TrainConfig
 from probgen.inference.validation import validation_terms
 from probgen.models.contracts import Initializable
 
 MOST_SHOWN = 10_000
-STEPS_TO_REPAY = 10_000  # compiling takes about as long as what so many steps save; see docs/performance.md
 LOOSE = "pyro.param:"  # prefix of parameters outside any module
 
 
 class TrainingError(UserError):
     """Training met a loss that is no number."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long and how to train.
-
-    steps: gradient steps. batch_size: images a step. lr: Adam's learning rate.
-    schedule: the rate over the run, `constant`, `linear` to 0 or `cosine` to 0; `lr_warmup`: steps over which
-        it first rises from 0.
-    clip_norm: largest norm of the whole gradient, in nats per image; None for none.
-    ema: decay of an exponential moving average of the weights, which is then what is evaluated and saved.
-    patience: stop after that many validations without a better bound, keep the best weights.
-    compile: whether to compile the step (see `CompiledStep`): `on`, `off`, or `auto`, for runs of 10,000 steps or more.
-    seed: of the order of batches; the noise comes from the global generators.
-    """
-
-    steps: int
-    batch_size: int = 128
-    lr: float = 1e-3
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    lr_warmup: int = 0
-    clip_norm: float | None = None
-    ema: float | None = None
-    patience: int | None = None
-    seed: int = 0
-    compile: Literal["auto", "on", "off"] = "auto"
-
-    @property
-    def compiles(self) -> bool:
-        """Whether the step is to be compiled; by the number of steps, not by a clock, for a run must be repeatable."""
-        return self.compile == "on" or (self.compile == "auto" and self.steps >= STEPS_TO_REPAY)
-
-    def lr_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        rising = min(1.0, (step + 1) / (self.lr_warmup + 1))
-        left = 1 - max(0, step - self.lr_warmup) / max(1, self.steps - self.lr_warmup)
-        falling = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-        return self.lr * rising * falling[self.schedule]
 
 
 def trainable_parameters(pair: Any, *x: Tensor) -> list[Tensor]:
@@ -96,6 +61,7 @@ class Trainer:
 
     pair: an object with `model` and `guide`. images: the training set. device: where the pair already is.
     not_compiled: why the steps are not compiled although they were to be; known after the first.
+    latch: looks at losses where a look by Python would wait for the device; None where it need not, on the CPU.
     """
 
     batches_per_step = 1
@@ -103,22 +69,40 @@ class Trainer:
     def __init__(self, pair: Any, images: Images, config: TrainConfig, device: torch.device | str = "cpu") -> None:
         self.pair, self.images, self.config, self.device = pair, images, config, torch.device(device)
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
-        self.parameters = trainable_parameters(pair, *self.batch(0))
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, fused=True)
+        self.processes: Processes = ALONE
+        self.exchange: Exchange | None = None
+        check_precision(pair, config.precision, self.device)
+        with networks_in(pair, config.precision, self.device):
+            self.parameters = trainable_parameters(pair, *self.batch(0))
+        self.optimizer = FusedAdam(self.parameters, lr=config.lr)
         kind = CompiledStep if config.compiles else EagerStep
         self.gradient: EagerStep | CompiledStep = kind(pair, self.parameters)
         self.not_compiled: str | None = None
         self.average = [p.detach().clone() for p in self.parameters] if config.ema else []
+        self.latch = None if self.device.type == "cpu" else Latch(self.optimizer, self.device)
         self.steps_done = 0
 
+    def join(self, processes: Processes) -> None:
+        """Take a share of each batch from now on, and each step together with the other processes.
+
+        Raises UserError where a batch has fewer images than there are processes.
+        """
+        if self.order.batch_size < processes.world:
+            few = f"a batch of {self.order.batch_size} came with {processes.world} processes"
+            raise UserError(f"{few}, expected an image or more for each")
+        self.processes = processes
+        together = processes.world > 1
+        self.exchange = Exchange(processes, self.parameters, running_statistics(self.pair)) if together else None
+
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """The images of a step, on the device, as floating-point whole numbers; and their labels, to a pair of both."""
-        return batch_of(self.pair, self.images, self.order.rows(step), self.device)
+        """Its images of a step, on the device, as floating-point whole numbers; and their labels, to a pair of both."""
+        rows = share(self.order.rows(step), self.processes.rank, self.processes.world)
+        return batch_of(self.pair, self.images, rows, self.device)
 
     def step(self) -> dict[str, Any]:
         """Take one gradient step; gives the batch's terms (see `StepTerms`) and the learning rate.
 
-        Raises TrainingError, before any weight has moved, when the loss is nan or infinite.
+        Raises TrainingError, before any weight has moved, when the loss is nan or infinite (with a latch: at `look`).
         """
         set_mode(self.pair, training=True)
         if hasattr(self.pair, "training_step"):
@@ -126,26 +110,39 @@ class Trainer:
         lr = self.config.lr_at(self.steps_done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        step = self.gradients(*self.batch(self.steps_done))
+        batch = self.batch(self.steps_done)
+        step = self.together(self.gradients(*batch), len(batch[0]))
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self.optimizer.step()
+        self.optimizer.move()
         self.update_average()
         self.steps_done += 1
         return {"loss": step.loss.detach(), **step.terms, "lr": lr}
 
     def gradients(self, *batch: Tensor) -> StepTerms:
         """The loss and terms of a batch, and its gradient in the parameters' `grad`."""
-        before = torch.get_rng_state()
-        try:
-            step = self.gradient(*batch)
-        except NotStaticError as error:
-            self.not_compiled, self.gradient = str(error), EagerStep(self.pair, self.parameters)
-            step = self.gradient(*batch)
-        if isinstance(self.gradient, CompiledStep) and not torch.isfinite(step.loss):
-            torch.set_rng_state(before)
-            step = self.gradient.eager(*batch)  # the same step by Pyro, which knows the sites
-        self.check_finite(step)
+        with networks_in(self.pair, self.config.precision, self.device):
+            before = torch.get_rng_state()
+            try:
+                step = self.gradient(*batch)
+            except NotStaticError as error:
+                self.not_compiled, self.gradient = str(error), EagerStep(self.pair, self.parameters)
+                step = self.gradient(*batch)
+            if isinstance(self.gradient, CompiledStep) and self.latch is None and not math.isfinite(step.loss):
+                torch.set_rng_state(before)
+                step = self.gradient.eager(*batch)  # the same step by Pyro, which knows the sites
+        return step
+
+    def together(self, step: StepTerms, num_images: int) -> StepTerms:
+        """The step of all processes' images, from that of this one's; raises TrainingError in all or in none."""
+        trouble = self.trouble(step) if self.latch is None else None
+        failed = trouble is not None
+        if self.exchange is not None:
+            step, failed = self.exchange(step, num_images / self.order.batch_size, failed=failed)
+        if failed:
+            raise TrainingError(next(told for told in self.processes.gather(trouble) if told is not None))
+        if self.latch is not None:
+            self.latch.note(step.loss)
         return step
 
     @property
@@ -157,13 +154,20 @@ class Trainer:
         """Loss per image and its terms on images that were not trained on; labels are not looked at."""
         return validation_terms(self.pair, x)
 
-    def check_finite(self, step: StepTerms) -> None:
-        """Stop at a loss that is no number."""
-        if not torch.isfinite(step.loss):
-            raise TrainingError(
-                f"step {self.steps_done + 1}: the loss is {step.loss.item()}, {first_bad_site(step)}; "
-                f"lower the learning rate ({self.config.lr:g}), or set clip_norm"
-            )
+    def trouble(self, step: StepTerms) -> str | None:
+        """What to tell of a loss that is no number, None of one that is."""
+        if math.isfinite(step.loss):
+            return None
+        return self.advice(self.steps_done + 1, f"the loss is {step.loss.item()}, {first_bad_site(step)}")
+
+    def advice(self, step: int, what: str) -> str:
+        """What to do about a step."""
+        return f"step {step}: {what}; lower the learning rate ({self.config.lr:g}), or set clip_norm"
+
+    def look(self) -> None:
+        """Raise TrainingError if a loss since the last look was no number; with a latch it was not seen at its step."""
+        if self.latch is not None and (step := self.latch.bad_step()) is not None:
+            raise TrainingError(self.advice(step, "the loss is not a finite number"))
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -189,6 +193,8 @@ class Trainer:
         self.load_weights(state["pair"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = [p.to(self.device) for p in state["average"]]
+        if self.latch is not None:
+            self.latch.start(self.steps_done)
         set_random_state(state["random"])
 
     def weights(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from probgen.inference.adam import FusedAdam
 from probgen.inference.adversarial.checks import check_play, culprit, diverged, trainable
 from probgen.inference.adversarial.losses import make_loss
 from probgen.inference.adversarial.penalties import penalty
@@ -57,10 +58,7 @@ class AdversarialTrainer:
         self.players = {name: trainable(pair, name) for name in ("discriminator", "generator")}
         self.parameters = [p for player in self.players.values() for p in player]
         betas = (self.play.beta1, self.play.beta2)
-        self.optimizers = {
-            name: torch.optim.Adam(player, lr=config.lr, betas=betas, fused=True)
-            for name, player in self.players.items()
-        }
+        self.optimizers = {name: FusedAdam(player, lr=config.lr, betas=betas) for name, player in self.players.items()}
         check_play(pair, self.order.batch_size, config)
         self.batch(0)  # labels that are wanted and missing are told now
         self.average = [p.detach().clone() for p in averaged(pair)] if config.ema else []
@@ -185,7 +183,7 @@ class AdversarialTrainer:
         """The optimizer's step on gradients of that norm."""
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.players[name], self.config.clip_norm, norm)
-        self.optimizers[name].step()
+        self.optimizers[name].move()
 
     def noisy(self, seen: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
         """Instance noise, falling linearly to 0 at the end of the run."""

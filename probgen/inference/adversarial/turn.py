@@ -25,7 +25,7 @@ class RecordedTurn:
 
     def __call__(self, noise: float | Tensor, *batch: Tensor) -> tuple[list[Tensor | None], dict[str, Tensor]]:
         """The gradient in each parameter, and the turn's terms."""
-        results = self.recorded(torch.as_tensor(noise, dtype=torch.float64), *batch)
+        results = self.recorded(torch.as_tensor(noise, dtype=torch.float64, device=self.parameters[0].device), *batch)
         found, terms = results[: len(self.parameters)], results[len(self.parameters) :]
         return found, dict(zip(self.names, terms, strict=True))
 

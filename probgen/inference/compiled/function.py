@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.inference.compiled.backend import compiled
+from probgen.inference.compiled.cuda_graph import Captured
 from probgen.inference.compiled.lifting import Lifted
 from probgen.inference.compiled.recording import NotStaticError, Step, interpreted, one_line, record, watched
 
@@ -59,9 +60,16 @@ class Recorded:
         with pyro.validation_enabled(False), watched(self.lifted):
             recurrent = any(isinstance(module, nn.RNNBase) for module in self.lifted.modules)
             graph = record(lambda *tensors: layout.pack(self.flat(*tensors)), everything, recurrent=recurrent)
-        slow = interpreted(graph)
-        self.compare(inputs, lambda *given: layout.unpack(slow(*self.all_inputs(given))))
-        return (compiled(graph, everything) if self.machine_code else slow), layout
+        first, again = (self.trial(inputs, self.reference) for _ in range(2))
+        check_same(first, again)
+        run = interpreted(graph)
+        check_same(first, self.repeated(inputs, run, layout))
+        if self.machine_code:
+            run = compiled(graph, everything)
+            if all(tensor.device.type == "cuda" for tensor in everything):
+                run = Captured(run, held=len(self.lifted.tensors))
+            check_same(first, self.repeated(inputs, run, layout))
+        return run, layout
 
     def flat(self, *tensors: Tensor) -> Results:
         """The function, all that it depends on in a row."""
@@ -70,19 +78,12 @@ class Recorded:
         with torch.enable_grad(), self.lifted.replaced([*leaves, *held[self.num_leaves :]]):
             return self.function(leaves, *inputs)
 
-    def compare(self, inputs: Sequence[Tensor], recorded: Callable[..., Results]) -> None:
-        """Raise NotStaticError where the recording and the reference, or the reference and itself, differ."""
-        first, again = (self.trial(inputs, self.reference) for _ in range(2))
+    def repeated(self, inputs: Sequence[Tensor], run: Step, layout: "Layout") -> Results:
+        """The results of a recording. Raises NotStaticError where it cannot be run."""
         try:
-            ours = self.trial(inputs, recorded)
+            return self.trial(inputs, lambda *given: layout.unpack(run(*self.all_inputs(given))))
         except RuntimeError as error:  # of operations that were recorded without numbers and fail on numbers
             raise NotStaticError(f"torch cannot repeat what was recorded ({one_line(error)})") from error
-        for other in (again, ours):
-            if len(other) != len(first) or not all(close(a, b) for a, b in zip(first, other, strict=True)):
-                raise NotStaticError(
-                    "its loss or gradient depends on more than the batch, torch's generator and the tensors that its "
-                    "modules hold: on something in Python that changes"
-                )
 
     def trial(self, inputs: Sequence[Tensor], run: Callable[..., Results]) -> Results:
         """The results of a run that leaves nothing behind."""
@@ -93,6 +94,15 @@ class Recorded:
             for tensor, before in zip(self.lifted.tensors, state, strict=True):
                 tensor.copy_(before)
         return results
+
+
+def check_same(first: Results, other: Results) -> None:
+    """Raise NotStaticError where two runs on the same inputs differ."""
+    if len(other) != len(first) or not all(close(a, b) for a, b in zip(first, other, strict=True)):
+        raise NotStaticError(
+            "its loss or gradient depends on more than the batch, torch's generator and the tensors that its modules "
+            "hold: on something in Python that changes"
+        )
 
 
 def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:

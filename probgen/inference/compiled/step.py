@@ -54,10 +54,15 @@ class CompiledStep:
         """The batch's loss and terms; leaves the gradient in the parameters' `grad`."""
         if not self.recorded.recordings and has_marks(self.pair, batch[0][:2]):
             raise NotStaticError("it sums over the values of discrete sites (enumeration)")
-        number = [torch.tensor(float(self.pair.training_step), dtype=torch.float64)] if self.counts else []
-        loss, *rest = self.recorded(*number, *batch)
+        loss, *rest = self.recorded(*self.number(), *batch)
         give(self.parameters, rest[: len(self.parameters)])
         return StepTerms(loss, dict(zip(self.names, rest[len(self.parameters) :], strict=True)))
+
+    def number(self) -> list[Tensor]:
+        """The step's number where the pair asks for it: in float64, exact up to 2^53."""
+        if not self.counts:
+            return []
+        return [torch.tensor(float(self.pair.training_step), dtype=torch.float64, device=self.parameters[0].device)]
 
     def gradient(self, parameters: Sequence[Tensor], *inputs: Tensor) -> Results:
         """Loss, gradients and terms, by operations on tensors alone."""

@@ -1,0 +1,143 @@
+"""From one process to several: Lightning Fabric starts them, or torchrun already has, and they meet here.
+
+The first process does alone whatever needs no other: it finds what is wrong with the input, holds the run directory,
+reads the checkpoint. Then the others are started with the same command line, and told the rest.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from probgen.errors import UserError
+from probgen.inference.precision import check_precision
+from probgen.inference.processes import ALONE, Group, Processes
+from probgen.models.contracts import Kind, kind_of
+from probgen.runs import RunConfig
+
+SECONDS_TO_LEAVE = 30  # for a process whose work is done
+PARENT = "PROBGEN_PARENT"  # in the environment: the process that started this one
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+def given_by_launcher(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that were given, and those that follow from how this process was started, by torchrun say.
+
+    Raises UserError where the two differ.
+    """
+    if not {"LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= os.environ.keys():
+        return dict(given)
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    known = {"devices": devices, "num_nodes": int(os.environ["WORLD_SIZE"]) // devices}
+    for name, value in known.items():
+        if given.get(name, value) != value:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} {given[name]} came, but this process was started as one of {flag} {value}")
+    return {**given, **known}
+
+
+def is_first(given: Mapping[str, Any]) -> bool:
+    """Whether this is the run's first process, which writes and tells; the others only train."""
+    if given.get("devices", 1) * given.get("num_nodes", 1) == 1:
+        return True
+    return not any(int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
+
+
+def check_launch(config: RunConfig, pair: Any, num_images: int, device: torch.device) -> None:
+    """Raise UserError for a run that cannot be shared among so many processes, or on these devices."""
+    world, implicit = config.num_processes, kind_of(pair) is Kind.IMPLICIT
+    if not implicit:
+        check_precision(pair, config.precision, device)
+    if world == 1:
+        return
+    many = f"--devices {config.devices}" + (f" --num-nodes {config.num_nodes}" if config.num_nodes > 1 else "")
+    if implicit:
+        raise UserError(f"{many} came, but two players take turns in one process: leave it out")
+    if getattr(pair, "estimator", None) == "closed-form":
+        raise UserError(f"{many} came, but this model is solved without steps, by one process: leave it out")
+    if (most := min(config.batch_size, num_images)) < world:
+        raise UserError(f"{many} came with batches of {most} images, expected one or more for each of {world} devices")
+    if device.type == "cuda" and (device.index is not None or torch.cuda.device_count() < config.devices):
+        here = torch.cuda.device_count()
+        raise UserError(f"{many} came with --device {device}, expected --device cuda and at most the {here} GPUs here")
+
+
+@contextmanager
+def launched(devices: int, num_nodes: int, device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
+    """Start the other processes and meet them, part from them at the end; gives them and this one's device.
+
+    This process is left as it was: its environment and its number of threads. Raises UserError where they do not come.
+    """
+    if devices * num_nodes == 1:
+        yield ALONE, device
+        return
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        fabric = started(devices, num_nodes, device)
+        children = getattr(fabric.strategy.launcher, "procs", [])
+        yield Group(), fabric.device
+    finally:
+        part(children)
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+
+
+def started(devices: int, num_nodes: int, device: torch.device) -> Any:
+    """Fabric with all its processes. Signals wait meanwhile, in the new ones until they can heed them."""
+    from lightning_fabric import Fabric  # takes seconds, and most runs are of one process
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
+    for name in ("lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ["LOCAL_WORLD_SIZE"] = str(devices)  # as torchrun does; Fabric adds the other variables
+    os.environ.setdefault(PARENT, str(os.getpid()))
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        environment = TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
+        fabric = Fabric(
+            accelerator=device.type, devices=devices, num_nodes=num_nodes, strategy="ddp", plugins=[environment]
+        )
+        fabric.launch()
+    except Exception as error:  # Fabric's own, torch's and the system's have no common class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the {devices * num_nodes} processes of this run did not meet: {reason}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return fabric
+
+
+def part(children: list["subprocess.Popen[bytes]"]) -> None:
+    """Leave the group; the processes that this one has started end, by themselves or not."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    deadline = time.monotonic() + SECONDS_TO_LEAVE
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def helping() -> None:
+    """Make this process a silent one, which ends when the one that started it does."""
+    warnings.showwarning = lambda *_, **__: None
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if PARENT in os.environ:
+        threading.Thread(target=outlive_no_parent, args=[int(os.environ[PARENT])], daemon=True).start()
+
+
+def outlive_no_parent(parent: int) -> None:
+    """End this process, whatever it waits for, when the one that started it has ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,193 @@
+"""Jobs in several real processes, forked from one interpreter that has imported everything: a second each, not ten.
+
+    python in_processes.py JOBS.json RESULTS
+
+A job is a function of this file, run in a group of processes, or a command line, run as torchrun would; RESULTS gets
+NAME-RANK.pt for the former, NAME-RANK.json (exit code, both streams) for the latter.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+import lightning_fabric  # noqa: F401
+import pyro
+import pyro.distributions as dist
+import torch
+from helpers import probgen as command_line
+from torch import nn
+
+import probgen.cli  # noqa: F401  so that no process has to
+import probgen.commands.recorder as recorder
+import probgen.commands.train as train_command
+from probgen.data import load_data
+from probgen.inference.batches import TensorImages
+from probgen.inference.processes import Group
+from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, initialize
+from probgen.models import VAE, PixelCNN
+
+WORLD, BATCH, STEPS = 2, 33, 4  # an odd batch: one process has an image more
+
+
+def pixelcnn():
+    """Nothing is latent, nothing is drawn."""
+    return PixelCNN((1, 8, 8), 17, features=4, blocks=1)
+
+
+def vae():
+    return VAE((1, 8, 8), 17, latent_dim=2, hidden=(16,))
+
+
+class Pixels(nn.Module):
+    """x ~ N(μ, σ²), each pixel its own; in float64, for Adam's first steps are g / |g|, rounding errors and all."""
+
+    def __init__(self):
+        super().__init__()
+        self.mu = nn.Parameter(torch.zeros(1, 8, 8, dtype=torch.float64))
+        self.log_sigma = nn.Parameter(torch.ones(1, 8, 8, dtype=torch.float64))
+
+    def model(self, x):
+        with pyro.plate("images", len(x)):
+            pyro.sample("x", dist.Normal(self.mu, self.log_sigma.exp()).to_event(3), obs=x)
+
+    def guide(self, x):
+        pass
+
+
+class Normalized(VAE):
+    """A VAE whose encoder has batch norm, which keeps running statistics."""
+
+    def __init__(self):
+        super().__init__((1, 8, 8), 17, latent_dim=2, hidden=(16,))
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+
+
+PAIRS = {"pixels": Pixels, "pixelcnn": pixelcnn, "vae": vae, "normalized": Normalized}
+
+
+def trainer_of(name, **config):
+    """A pair in training; the same weights in every process."""
+    pyro.set_rng_seed(0)
+    digits = TensorImages(load_data("digits").train.images[:200])
+    pair = PAIRS[name]()
+    initialize(pair, digits)
+    return Trainer(pair, digits, TrainConfig(steps=STEPS, batch_size=BATCH, lr=0.01, **config))
+
+
+def joined(name, group, **config):
+    """The same among several processes, with noise of one's own."""
+    trainer = trainer_of(name, **config)
+    trainer.join(group)
+    pyro.set_rng_seed(100 + group.rank)
+    return trainer
+
+
+def gradient_of_a_vae(group):
+    trainer = joined("vae", group)
+    batch = trainer.batch(0)
+    step = trainer.together(trainer.gradients(*batch), len(batch[0]))
+    return {"gradient": [p.grad for p in trainer.parameters], "loss": step.loss, "rows": len(batch[0])}
+
+
+def gradient_of_a_pixelcnn(group):
+    trainer = joined("pixelcnn", group)
+    batch = trainer.batch(0)
+    step = trainer.together(trainer.gradients(*batch), len(batch[0]))
+    return {"gradient": [p.grad for p in trainer.parameters], "loss": step.loss}
+
+
+def steps_without_noise(group):
+    trainer = joined("pixels", group, clip_norm=10.0, ema=0.9)
+    terms = [trainer.step() for _ in range(STEPS)]
+    return {"weights": trainer.weights(), "average": trainer.average, "loss": [float(t["loss"]) for t in terms]}
+
+
+def running_statistics(group):
+    trainer = joined("normalized", group)
+    for _ in range(STEPS):
+        trainer.step()
+    return trainer.weights()
+
+
+def one_process_diverges(group):
+    trainer = joined("vae", group)
+    if group.rank == 1:
+        trainer.pair.encoder.register_forward_hook(lambda _module, _x, y: y * torch.nan)
+    try:
+        trainer.step()
+    except TrainingError as error:
+        return str(error)
+
+
+def one_process_wants_to_stop(group):
+    trainer, heard = joined("vae", group), []
+    for step in range(STEPS):
+        heard.append(group.stop_agreed(group.rank == 1 and step >= 1))
+        trainer.step()
+    return heard
+
+
+def in_a_group(job, rank, results):
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
+    torch.save(globals()[job["function"]](Group()), results / f"{job['name']}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def on_the_command_line(job, rank, results):
+    recorder.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    recorder.draw_progress = train_command.draw_progress = lambda *_: None
+    if "die_at" in job:
+        Trainer.step = killed_at(Trainer.step, job["die_at"])
+    done = command_line(*job["args"])
+    (results / f"{job['name']}-{rank}.json").write_text(json.dumps(done._asdict()))
+
+
+def killed_at(real, step):
+    def dying(self):
+        if self.steps_done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self)
+
+    return dying
+
+
+def free_port():
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+def fork(job, rank, port, results):
+    """A process of the job; what goes wrong in it is told on stderr."""
+    if process := os.fork():
+        return process
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests",
+    }  # fmt: skip
+    try:
+        (in_a_group if "function" in job else on_the_command_line)(job, rank, results)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def main(jobs, results):
+    for job in jobs:
+        if "copy" in job:
+            shutil.copytree(*job["copy"])
+            continue
+        port = free_port()
+        for process in [fork(job, rank, port, results) for rank in range(WORLD)]:
+            os.waitpid(process, 0)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))

@@ -1,0 +1,311 @@
+"""Several processes train as one: the same step, the same weights, one run directory."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import in_processes as shared
+import pyro
+import pytest
+import torch
+from helpers import Result, check_refusal, finish, ok, refused, start
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import probgen.commands.launch as launch
+import probgen.commands.recorder as recorder
+import probgen.commands.train as train_command
+from probgen.errors import UserError
+from probgen.inference.batches import BatchOrder, share
+from probgen.inference.objective import StepTerms
+from probgen.inference.processes import ALONE, AgreedError, Exchange, Processes
+from probgen.inference.randomness import seed_of
+
+VAE = (
+    "vae", "--data", "digits", "--batch-size", 301, "--steps", 14, "--binarize", "dynamic", "--ema", 0.9,
+    "--patience", 9, "--set", "latent_dim=2", "--set", "hidden=16",
+)  # fmt: skip
+LAWS = ("gradient_of_a_vae", "gradient_of_a_pixelcnn", "steps_without_noise", "running_statistics")
+LAWS += ("one_process_diverges", "one_process_wants_to_stop")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """All that needs two processes, done once."""
+    place = tmp_path_factory.mktemp("processes")
+    resume = ["train", "--out", str(place / "killed"), "--resume", "--json"]
+    jobs = [{"name": name, "function": name} for name in LAWS]
+    jobs += [
+        {"name": "whole", "args": ["train", *map(str, VAE), "--out", str(place / "whole"), "--json"]},
+        {"name": "killed", "args": ["train", *map(str, VAE), "--out", str(place / "killed")], "die_at": 6},
+        {"copy": [str(place / "killed"), str(place / "alone")]},
+        {"name": "resumed", "args": resume},
+        {"name": "nan", "args": ["train", *map(str, VAE), "--lr", "1e30", "--out", str(place / "nan")]},
+        {"name": "wrong", "args": ["train", *map(str, VAE), "--devices", "3", "--out", str(place / "wrong")]},
+    ]
+    (place / "jobs.json").write_text(json.dumps(jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-W", "ignore", shared.__file__, place / "jobs.json", place]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return place
+
+
+def found(place, name):
+    """What each process gave."""
+    return [torch.load(place / f"{name}-{rank}.pt") for rank in range(shared.WORLD)]
+
+
+def said(place, name):
+    return [Result(**json.loads((place / f"{name}-{rank}.json").read_text())) for rank in range(shared.WORLD)]
+
+
+def close(one, other, tolerance=1e-6):
+    """The same tensors, up to the rounding of a float32 sum taken in another order."""
+    return all(torch.allclose(a, b, rtol=10 * tolerance, atol=tolerance) for a, b in zip(one, other, strict=True))
+
+
+# --- one step of two processes is one step
+
+
+def test_without_noise_two_processes_have_the_gradient_of_one(place):
+    first, second = found(place, "gradient_of_a_pixelcnn")
+    alone = shared.gradient_of_a_pixelcnn(ALONE)
+    assert close(first["gradient"], alone["gradient"])
+    assert first["loss"] == pytest.approx(alone["loss"].item(), rel=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(first["gradient"], second["gradient"], strict=True))
+
+
+def test_two_processes_take_the_steps_of_one(place):
+    first, second = found(place, "steps_without_noise")
+    alone = shared.steps_without_noise(ALONE)
+    assert close(first["weights"].values(), alone["weights"].values(), 1e-10)
+    assert close(first["average"], alone["average"], 1e-10)
+    assert first["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+
+
+def gradients_apart():
+    """Each process's own gradient of a VAE, computed here one after the other; and how many images each has."""
+    gradients, numbers = [], []
+    for rank in range(shared.WORLD):
+        trainer = shared.trainer_of("vae")
+        trainer.processes = Someone(rank, shared.WORLD)
+        pyro.set_rng_seed(100 + rank)
+        batch = trainer.batch(0)
+        trainer.gradients(*batch)
+        gradients.append([p.grad for p in trainer.parameters])
+        numbers.append(len(batch[0]))
+    return gradients, numbers
+
+
+def averaged(gradients, weights):
+    return [sum(w * part for w, part in zip(weights, parts, strict=True)) for parts in zip(*gradients, strict=True)]
+
+
+def test_the_gradient_of_a_vae_is_the_mean_over_all_images_each_with_its_own_noise(place):
+    first, second = found(place, "gradient_of_a_vae")
+    gradients, numbers = gradients_apart()
+    assert numbers == [first["rows"], second["rows"]] == [17, 16]
+    expected = averaged(gradients, [n / shared.BATCH for n in numbers])
+    assert close(first["gradient"], expected)
+    assert all(torch.equal(a, b) for a, b in zip(first["gradient"], second["gradient"], strict=True))
+    assert not close(first["gradient"], averaged(gradients, [0.5, 0.5])), "shares of other sizes, weighted alike, pass"
+    assert not close(*gradients), "both processes drew the same noise"
+
+
+def test_running_statistics_are_the_same_in_all_processes(place):
+    first, second = found(place, "running_statistics")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["encoder.2.running_mean"].any()
+
+
+def test_a_loss_that_is_no_number_in_one_process_ends_all_with_its_words(place):
+    first, second = found(place, "one_process_diverges")
+    assert first == second
+    assert "step 1: the loss is nan" in first
+
+
+def test_one_process_that_wants_to_stop_stops_all_after_the_same_step(place):
+    assert found(place, "one_process_wants_to_stop") == [[False, False, True, True]] * 2
+
+
+# --- the exchange, without processes
+
+
+class Someone(Processes):
+    """One of several processes, the others' numbers known."""
+
+    def __init__(self, rank, world, others=()):
+        self.rank, self.world, self.others = rank, world, others
+
+    def total(self, numbers):
+        self.sent = numbers.clone()
+        for other in self.others:
+            numbers += other
+
+
+def exchanged(mine, theirs, weights=(0.5, 0.5), **flags):
+    """What the first of two processes has after an exchange; lists of gradients, None for none."""
+    rows = []
+    for gradients, weight in ((theirs, weights[1]), (mine, weights[0])):
+        parameters = [nn.Parameter(torch.zeros(2)) for _ in gradients]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = None if gradient is None else torch.full((2,), gradient)
+        processes = Someone(0, 2, rows)
+        step, failed = Exchange(processes, parameters)(StepTerms(torch.ones(()), {"kl_weight": 0.3}), weight, **flags)
+        rows.append(processes.sent)
+    return [None if p.grad is None else p.grad.tolist() for p in parameters], step, failed
+
+
+def test_a_missing_gradient_counts_as_zeros_where_another_process_has_one():
+    gradients, step, failed = exchanged([1.0, None, None], [3.0, 2.0, None])
+    assert gradients == [[2.0, 2.0], [1.0, 1.0], None]
+    assert (step.loss.item(), step.terms, failed) == (1.0, {"kl_weight": 0.3}, False)
+    assert exchanged([1.0], [1.0], failed=True)[2]
+
+
+def test_trouble_of_one_process_is_raised_in_all():
+    class Troubled(Processes):
+        def gather(self, thing):
+            return [thing, "process 1: no data here"]
+
+    with pytest.raises(AgreedError, match="process 1: no data here"):
+        Troubled().agree(None)
+    ALONE.agree(None)
+
+
+# --- whose images, whose noise
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 30), st.integers(1, 9))
+def test_the_shares_of_all_processes_are_the_batch(num_images, batch_size, step, world):
+    order = BatchOrder(num_images, batch_size, seed=3)
+    rows = order.rows(step)
+    shares = [share(rows, rank, world) for rank in range(world)]
+    assert sorted(torch.cat(shares).tolist()) == sorted(rows.tolist())
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_each_process_rank_and_step_has_a_seed_of_its_own():
+    seeds = {seed_of(seed, rank, step) for seed in range(8) for rank in range(1, 9) for step in range(8)}
+    assert len(seeds) == 8 * 8 * 8
+    assert seed_of(0, 1, 0) == seed_of(0, 1, 0)
+
+
+def test_a_batch_too_small_for_all_processes_is_refused():
+    trainer = shared.trainer_of("vae")
+    with pytest.raises(UserError, match="a batch of 33 came with 34 processes"):
+        trainer.join(Someone(0, 34))
+
+
+# --- one run directory
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(run):
+    return [{k: v for k, v in record.items() if k not in ("time", "seconds")} for record in records(run)]
+
+
+def test_one_process_writes_and_tells(place):
+    first, second = said(place, "whole")
+    assert (first.code, first.json["steps"]) == (0, 14)
+    assert second == Result(0, "", "")
+    told = [(r["step"], r["split"]) for r in records(place / "whole")]
+    assert len(told) == len(set(told))
+    assert [step for step, split in told if split == "train"] == list(range(1, 15))
+    assert json.loads((place / "whole" / "config.json").read_text())["devices"] == 2
+
+
+def test_killed_and_resumed_by_as_many_processes_it_is_the_same_run(place):
+    assert not (place / "killed-0.json").exists()
+    assert said(place, "resumed")[0].json["finished"]
+    whole, resumed = place / "whole", place / "killed"
+    assert (whole / "weights.safetensors").read_bytes() == (resumed / "weights.safetensors").read_bytes()
+    assert without_times(whole) == without_times(resumed)
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch):
+    for module in (recorder, train_command):
+        monkeypatch.setattr(module, "draw_progress", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_another_number_of_processes_can_go_on(place, tmp_path):
+    run = shutil.copytree(place / "alone", tmp_path / "run")
+    before = without_times(run)
+    done = ok("train", "--out", run, "--resume", "--devices", 1, "--json").json
+    assert (done["steps"], done["finished"]) == (14, True)
+    assert without_times(run)[: len(before)] == before
+    assert json.loads((run / "config.json").read_text())["devices"] == 1
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["noise_of_others"] == []
+
+
+def test_what_stops_all_is_told_once_by_the_first(place):
+    first, second = said(place, "nan")
+    assert "the checkpoint of step 1 is kept" in check_refusal(first, "step 2: the loss is")
+    assert second == Result(0, "", "")
+    first, second = said(place, "wrong")
+    check_refusal(first, ("--devices 3", "one of --devices 2"))
+    assert second == Result(2, "", "")
+    assert not (place / "wrong").exists()
+
+
+# --- launched by ourselves
+
+
+def test_the_launcher_starts_the_others_and_a_signal_stops_all(tmp_path):
+    run = tmp_path / "run"
+    case = ("vae", "--data", "digits", "--steps", 5000, "--compile", "off", "--set", "hidden=16")
+    process = start("train", *case, "--devices", 2, "--out", run)
+    deadline = time.monotonic() + 60
+    while not ((run / "metrics.jsonl").exists() and records(run)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGTERM)
+    done = finish(process)
+    assert (done.code, done.stdout) == (130, "")
+    (line,) = done.stderr.splitlines()
+    stopped = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert f"stopped after step {stopped['trainer']['steps_done']}, saved" in line
+    assert len(stopped["noise_of_others"]) == 1
+    assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ((*VAE, "--devices", 0), "--devices 0"),
+        ((*VAE, "--devices", 302), ("--devices 302", "batches of 301 images")),
+        ((*VAE, "--devices", 2, "--num-nodes", 200), ("--num-nodes 200", "400 devices")),
+        ((*VAE, "--devices", 2, "--strategy", "nonsense"), ("--strategy nonsense", "ddp")),
+        ((*VAE, "--precision", "16-mixed"), ("--precision 16-mixed", "bf16-mixed")),
+        (("gan", "--data", "ring:300", "--devices", 2), "two players"),
+        (("gan", "--data", "ring:300", "--precision", "bf16-mixed"), "two players"),
+        (("gaussian", "--data", "digits", "--precision", "bf16-mixed"), "no networks"),
+        (("gaussian", "--data", "digits", "--devices", 2), "by one process"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_before_anything_is_launched(args, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "started", lambda *_: pytest.fail("launched"))
+    refused("train", *args, "--out", tmp_path / "run", says=says)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_needs_no_fabric():
+    program = "import sys; from probgen.cli import run; import probgen.commands.train; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "probgen.commands.launch" in loaded
+    assert not {"lightning_fabric", "torch._inductor.codecache"} & set(loaded)
