@@ -4,6 +4,7 @@
 """
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -21,6 +22,7 @@ from probgen.inference.objective import StepTerms, first_bad_site
 from probgen.inference.precision import check_precision, networks_in
 from probgen.inference.processes import ALONE, Exchange, Processes, running_statistics
 from probgen.inference.randomness import random_state, set_random_state
+from probgen.inference.threads import is_small, one_thread, scored
 from probgen.inference.traces import as_real, modules_of
 from probgen.inference.training import TrainConfig
 from probgen.inference.validation import validation_terms
@@ -74,6 +76,7 @@ class Trainer:
         check_precision(pair, config.precision, self.device)
         with networks_in(pair, config.precision, self.device):
             self.parameters = trainable_parameters(pair, *self.batch(0))
+        self.alone = self.device.type == "cpu" and is_small(pair, lambda: scored(pair, *self.batch(0)))
         self.optimizer = FusedAdam(self.parameters, lr=config.lr)
         kind = CompiledStep if config.compiles else EagerStep
         self.gradient: EagerStep | CompiledStep = kind(pair, self.parameters)
@@ -104,6 +107,11 @@ class Trainer:
 
         Raises TrainingError, before any weight has moved, when the loss is nan or infinite (with a latch: at `look`).
         """
+        with one_thread() if self.alone else nullcontext():
+            return self.moved()
+
+    def moved(self) -> dict[str, Any]:
+        """One step, by as many threads as there are."""
         set_mode(self.pair, training=True)
         if hasattr(self.pair, "training_step"):
             self.pair.training_step = self.steps_done

@@ -8,7 +8,8 @@ apart, so that batch norm never mixes them; its running statistics are those of 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pyro
@@ -25,6 +26,7 @@ from probgen.inference.batches import BatchOrder, Images
 from probgen.inference.compiled.function import give
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.randomness import random_state, set_random_state
+from probgen.inference.threads import is_small, one_thread
 from probgen.inference.traces import as_real, evaluating
 from probgen.inference.trainer import (
     TrainConfig,
@@ -60,7 +62,9 @@ class AdversarialTrainer:
         betas = (self.play.beta1, self.play.beta2)
         self.optimizers = {name: FusedAdam(player, lr=config.lr, betas=betas) for name, player in self.players.items()}
         check_play(pair, self.order.batch_size, config)
-        self.batch(0)  # labels that are wanted and missing are told now
+        x, *y = self.batch(0)  # labels that are wanted and missing are told now
+        judged = partial(self.judged, len(x), *y)
+        self.alone = self.device.type == "cpu" and is_small(pair, judged)
         self.average = [p.detach().clone() for p in averaged(pair)] if config.ema else []
         self.steps_done = 0
         self.noise: float | Tensor = self.play.instance_noise
@@ -76,6 +80,11 @@ class AdversarialTrainer:
         player whose turn it is has not moved then; where that is the generator, the discriminator already has: what to
         go on from is the state last saved.
         """
+        with one_thread() if self.alone else nullcontext():
+            return self.moved()
+
+    def moved(self) -> dict[str, Any]:
+        """One step, by as many threads as there are."""
         set_mode(self.pair, training=True)
         lr = self.config.lr_at(self.steps_done)
         for name, factor in (("discriminator", self.play.discriminator_lr), ("generator", 1.0)):
@@ -94,6 +103,10 @@ class AdversarialTrainer:
     def batch(self, number: int) -> tuple[Tensor, ...]:
         """Batch `number` of the endless row of them: images, and labels to a sampler with classes."""
         return batch_of(self.pair, self.images, self.order.rows(number), self.device)
+
+    def judged(self, num: int, *y: Tensor) -> Tensor:
+        """Logits of generated images."""
+        return self.pair.judge(self.pair.seen(self.pair.model(num, *y)), *y)
 
     def turn(self, name: str, *batch: Tensor) -> dict[str, Any]:
         """One update of a player, compiled if it is to be."""

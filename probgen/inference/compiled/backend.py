@@ -17,12 +17,11 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
 
     check_compiler(inputs)
     try:
-        # The noise that the program would draw, in its order.
-        with (
-            torch.random.fork_rng(),
-            quiet(),
-            torch._inductor.config.patch(fallback_random=True, reorder_for_locality=False),
-        ):
+        options = {
+            **{"fallback_random": True, "reorder_for_locality": False},  # the program's noise, in its order
+            "cpp.threads": torch.get_num_threads(),  # else code for another number may come from the cache
+        }
+        with torch.random.fork_rng(), quiet(), torch._inductor.config.patch(options):
             run = torch._inductor.compile(graph, list(inputs))
     except Exception as error:  # the compiler's own errors have no common class
         raise NotStaticError(f"torch could not compile it ({type(error).__name__})") from error

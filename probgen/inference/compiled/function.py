@@ -118,7 +118,8 @@ def give(parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
     `channels_last`, each number would be moved by another one's gradient.
     """
     for parameter, gradient in zip(parameters, found, strict=True):
-        parameter.grad = None if gradient is None else laid_out(gradient, parameter)
+        other = gradient is not None and gradient.stride() != parameter.stride()
+        parameter.grad = laid_out(gradient, parameter) if other else gradient  # type: ignore[arg-type]
 
 
 def laid_out(tensor: Tensor, like: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class CompiledStep:
         self.pair, self.parameters, self.names = pair, list(parameters), list[str]()
         self.eager = EagerStep(pair, parameters)
         self.counts = hasattr(pair, "training_step")
+        self.count = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
         self.recorded = Recorded(pair, parameters, self.gradient, self.pyros, machine_code=machine_code)
 
     def __call__(self, *batch: Tensor) -> StepTerms:
@@ -62,7 +63,7 @@ class CompiledStep:
         """The step's number where the pair asks for it: in float64, exact up to 2^53."""
         if not self.counts:
             return []
-        return [torch.tensor(float(self.pair.training_step), dtype=torch.float64, device=self.parameters[0].device)]
+        return [self.count.fill_(self.pair.training_step)]
 
     def gradient(self, parameters: Sequence[Tensor], *inputs: Tensor) -> Results:
         """Loss, gradients and terms, by operations on tensors alone."""
