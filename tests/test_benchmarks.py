@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # they are no part of the package
 
-from benchmarks import harness, machine, memory, rows, table, worker  # noqa: E402
+from benchmarks import harness, machine, memory, rows, step_profile, table, worker  # noqa: E402
 from benchmarks.work import CASES, Work  # noqa: E402
 
 TINY = ("--features", "2", "--blocks", "1", "--batch", "2", "--rounds", "1", "--naive-pixels", "2")
@@ -22,7 +22,8 @@ CONTENDERS = [*VAES, *rows.PIXELCNN, *rows.SAMPLING, *rows.EVIDENCE]
 PEERS = [contender for contender in CONTENDERS if contender.needs]
 FILES = {
     "__init__.py", "__main__.py", "harness.py", "machine.py", "memory.py", "pixel_sampling.py", "rows.py", "table.py",
-    "work.py", "worker.py", "contenders/__init__.py", "contenders/evidence.py", "contenders/pixelcnn.py",
+    "step_profile.py", "work.py", "worker.py", "contenders/__init__.py", "contenders/evidence.py",
+    "contenders/pixelcnn.py",
     "contenders/sampling.py", "contenders/with_numpyro.py", "contenders/with_probgen.py", "contenders/with_pyro.py",
     "contenders/with_pythae.py", "contenders/with_torch.py",
 }  # fmt: skip
@@ -46,6 +47,24 @@ def test_the_sampling_benchmark_prints_a_row_for_each_width(network):
     assert printed[-1].startswith("2 ")
     assert printed[-1].count("×") == 1
     assert printed[-1].endswith("MiB")
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_the_profile_is_of_the_whole_step():
+    shares = step_profile.shares("digits", threads=1, steps=3, compiled="off")
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["matrix products"] > 0 or shares["Adam"] > 0
+
+
+def test_each_function_of_the_profile_is_in_one_part():
+    parts = {
+        ("~", 0, "<built-in method torch.mm>"): "matrix products",
+        ("/lib/probgen/inference/adam.py", 26, "move"): "Adam",
+        ("~", 0, "<built-in method abc.kernel.kernel>"): "the rest of the compiled graph",
+        ("/lib/probgen/data/split.py", 60, "_read"): "batch: choice, binarization",
+        ("/lib/probgen/inference/trainer.py", 102, "step"): step_profile.REST,
+    }
+    assert {function: step_profile.part_of(function) for function in parts} == parts
 
 
 def test_every_benchmark_is_run_by_a_test():

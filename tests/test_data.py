@@ -148,6 +148,18 @@ def test_dynamic_binarization_draws_anew_with_the_right_law():
     assert data.levels == 2
 
 
+def test_dynamic_binarization_of_256_levels_has_the_right_law(monkeypatch):
+    """Also where every first number is the one that is drawn again."""
+    images = torch.arange(256, dtype=torch.uint8).repeat(80).reshape(-1, 1, 16, 16)
+    draw = Binarizer("dynamic", 256)
+    assert looks_bernoulli(draw(images, torch.arange(80)), images, 256)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda words, *_: words.fill_(-1))
+    binary = draw(images, torch.arange(80))
+    assert looks_bernoulli(binary, images, 256)
+    assert not binary[images == 0].any()
+    assert binary[images == 255].all()
+
+
 def test_dynamic_binarization_follows_torch_seed():
     train = load_data("digits", binarize="dynamic").train
     torch.manual_seed(3)

@@ -36,7 +36,7 @@ class Binarizer:
         if self.method == "threshold":
             return (images >= (top + 1) // 2).to(torch.uint8)
         if self.method == "dynamic":
-            return (torch.rand(images.shape, device=images.device) * top < images).to(torch.uint8)
+            return _fresh_draw(images, top)
         binary = _static_draw(images.numpy(force=True), rows.numpy(force=True), top)
         return torch.from_numpy(binary).to(images.device)
 
@@ -55,6 +55,27 @@ def check_binarize(binarize: str, levels: int | None, name: str) -> None:
         raise UserError(
             f"{name} is already binary, so there is no intensity to draw from: use binarize='none' instead of 'dynamic'"
         )
+
+
+def _fresh_draw(images: UInt8[Tensor, "b c h w"], top: int) -> UInt8[Tensor, "b c h w"]:
+    """Bernoulli(x/top) per pixel, from torch's global generator."""
+    if images.device.type == "cpu" and top == 255:
+        return torch.from_numpy(_sixteen_bits(images.numpy()))
+    return (torch.rand(images.shape, device=images.device) * top < images).to(torch.uint8)
+
+
+def _sixteen_bits(images: np.ndarray) -> np.ndarray:
+    """u < 257 x, u uniform on 0 … 65534 = 255 · 257 − 1: exactly x/255.
+
+    Four u come from one of torch's numbers: to draw was the dearest part of a batch. One u in 65536 is 65535, for which
+    another is drawn.
+    """
+    words = torch.empty(-(-images.size // 4), dtype=torch.int64).random_(-(2**63), None)
+    u, bound = words.numpy().view(np.uint16)[: images.size], images.reshape(-1).astype(np.uint16) * np.uint16(257)
+    binary = np.less(u, bound)
+    if len(again := np.flatnonzero(u == 65535)):
+        binary[again] = torch.randint(65535, (len(again),)).numpy() < bound[again]
+    return binary.view(np.uint8).reshape(images.shape)
 
 
 def _static_draw(images: np.ndarray, rows: np.ndarray, top: int) -> np.ndarray:
