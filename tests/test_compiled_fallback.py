@@ -1,6 +1,7 @@
 """What cannot be recorded or compiled is trained by Pyro: the same numbers, and the reason said once."""
 
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pyro
@@ -10,12 +11,13 @@ import torch
 from helpers import ok, refused
 from torch import nn
 
+from probgen.inference import trainer
 from probgen.inference.batches import TensorImages
-from probgen.inference.compiled import backend
-from probgen.inference.compiled.recording import NotStaticError
+from probgen.inference.compiled import backend, function
+from probgen.inference.compiled.recording import NotStaticError, interpreted
 from probgen.inference.compiled.step import CompiledStep
 from probgen.inference.fit import fit
-from probgen.inference.trainer import TrainConfig, Trainer, trainable_parameters
+from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, trainable_parameters
 
 X = torch.randint(2, (40, 6), generator=torch.Generator().manual_seed(0)).float()
 
@@ -68,6 +70,70 @@ class CountsElsewhere(Pair):
         return 1 / self.calls[0]
 
 
+class CountsInADictionary(Pair):
+    def __init__(self):
+        super().__init__()
+        self.state = {"calls": 0}
+
+    def twist(self, x):
+        self.state["calls"] += 1
+        return min(1.0, self.state["calls"] / 10_000)
+
+
+class Remembers(Pair):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def twist(self, x):
+        self.seen.append(1)
+        return min(1.0, len(self.seen) / 10_000)
+
+
+class WritesToATensor(Pair):
+    def __init__(self):
+        super().__init__()
+        self.count = torch.zeros(())
+
+    def twist(self, x):
+        self.count += 1
+        return (self.count / 10_000).clamp(max=1.0)
+
+
+class ReplacesATensor(WritesToATensor):
+    def twist(self, x):
+        self.count = self.count + 1
+        return (self.count / 10_000).clamp(max=1.0)
+
+
+class ReplacesABuffer(Pair):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def twist(self, x):
+        self.count = self.count + 1
+        return (self.count / 10_000).clamp(max=1.0)
+
+
+class NoModule:
+    """An object that has a module."""
+
+    def __init__(self):
+        self.inner, self.calls = Pair(), 0
+
+    def model(self, x):
+        self.calls += 1
+        with pyro.poutine.scale(scale=min(1.0, self.calls / 10_000)):
+            self.inner.model(x)
+
+    def guide(self, x):
+        self.inner.guide(x)
+
+    def parameters(self):
+        return self.inner.parameters()
+
+
 class RollsPythonsDice(Pair):
     def twist(self, x):
         return random.random()
@@ -106,7 +172,13 @@ REASONS = {
     Counts: "changes the attribute 'calls' of Counts",
     CountsElsewhere: "depends on more than the batch",
     RollsPythonsDice: "depends on more than the batch",
-    RollsNumpysDice: "depends on more than the batch",
+    RollsNumpysDice: "draws from NumPy's generator",
+    CountsInADictionary: "changes the attribute 'state'",
+    Remembers: "changes the attribute 'seen'",
+    WritesToATensor: "writes to the tensor 'count'",
+    ReplacesATensor: "depends on more than the batch",
+    ReplacesABuffer: "another tensor in place of the buffer 'count'",
+    NoModule: "changes the attribute 'calls' of NoModule",
     LooksThroughNumpy: "numpy",
     Discrete: "site 'z': Bernoulli has no reparameterized draws",
     SummedOut: "sums over the values of discrete sites",
@@ -125,7 +197,10 @@ def test_the_reason_is_told(kind):
         CompiledStep(pair, trainable_parameters(pair, X), machine_code=False)(X)
 
 
-@pytest.mark.parametrize("kind", [LooksAtNumbers, Discrete, SummedOut, LooksThroughNumpy])
+STATEFUL = [Counts, CountsInADictionary, Remembers, WritesToATensor, ReplacesATensor, ReplacesABuffer, NoModule]
+
+
+@pytest.mark.parametrize("kind", [LooksAtNumbers, Discrete, SummedOut, LooksThroughNumpy, *STATEFUL])
 def test_such_a_pair_is_trained_as_ever_and_says_so_once(kind, capsys):
     histories = {}
     for mode in ("off", "on"):
@@ -136,6 +211,33 @@ def test_such_a_pair_is_trained_as_ever_and_says_so_once(kind, capsys):
     (records, weights), (others, other_weights) = histories["off"], histories["on"]
     assert records == others
     assert all(torch.equal(a, b) for a, b in zip(weights, other_weights, strict=True))
+
+
+class ChangesLate(Pair):
+    """Nothing that two runs would show."""
+
+    calls = 0
+
+    def twist(self, x):
+        type(self).calls += 1
+        return 1.0 if type(self).calls < 50 else 3.0
+
+
+@pytest.mark.parametrize(("last", "ends"), [(0, False), (100, True)])
+def test_what_changes_later_ends_the_run(last, ends, monkeypatch):
+    """A look at Pyro, which the twin does not take."""
+    ChangesLate.calls = 0
+    monkeypatch.setattr(trainer, "LOOKS", (10, last or 10**9))
+    monkeypatch.setattr(function, "compiled", lambda graph, _: interpreted(graph))
+    pair, config = made(ChangesLate), TrainConfig(steps=120, batch_size=10, compile="on")
+    ChangesLate.calls = 0
+    run = Trainer(pair, TensorImages(X), config)
+    for _ in range(60):
+        run.step()
+    ChangesLate.calls = 50
+    with pytest.raises(TrainingError, match=r"step 101: .*no longer gives Pyro's") if ends else nullcontext():
+        for _ in range(60):
+            run.step()
 
 
 def test_nothing_is_said_where_progress_is_off(capsys):

@@ -114,7 +114,7 @@ class Loop:
         """
         self.started = time.monotonic()
         with progress_bar(quiet=self.quiet) as bar:
-            what = "compiling" if self.trainer.compiled else "training"
+            what = "compiling, once" if self.trainer.compiled else "training"
             task = bar.add_task(what, total=self.config.steps, completed=self.trainer.steps_done, terms="")
             told, shown = self.quiet, 0.0
             while not self.finished and not self.processes.stop_agreed(self.recorder.stop_requested()):

@@ -28,13 +28,16 @@ def networks_in(pair: Any, precision: Precision, device: torch.device) -> Iterat
     network that gives something else than tensors.
     """
     networks = networks_of(pair) if precision == "bf16-mixed" else []
+    own = [vars(network).get("forward") for network in networks]  # one that the user has put in place of the class's
     for network in networks:
         network.forward = in_bf16(network, device)
     try:
         yield
     finally:
-        for network in networks:
+        for network, forward in zip(networks, own, strict=True):
             del network.forward
+            if forward is not None:
+                network.forward = forward
 
 
 def in_bf16(network: nn.Module, device: torch.device) -> Callable[..., Any]:

@@ -6,13 +6,17 @@ What they must agree on at a step goes over in one sum. So their weights are the
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as torch_processes
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.modules.batchnorm import _NormBase
 
 from probgen.errors import UserError
@@ -20,11 +24,12 @@ from probgen.inference.objective import StepTerms
 from probgen.inference.traces import modules_of
 
 STEPS_BETWEEN_LOOKS = 16  # at the others' wish to stop, where a look waits for the device
+LAST_WORD = "probgen/last-word"  # in the group's store
 T = TypeVar("T")
 
 
 class LostProcessError(UserError):
-    """Another process of the run has ended, or cannot be reached."""
+    """A process of the run has ended by an error, or cannot be reached."""
 
 
 class AgreedError(UserError):
@@ -61,8 +66,36 @@ class Processes:
             if told is not None:
                 raise AgreedError(told)
 
+    @contextmanager
+    def errors_in_one_line(self) -> Iterator[None]:
+        """Inside, an error of a program is told in one line where there are several processes, and ends all of them.
+
+        Raises LostProcessError then; a UserError stays what it is, and so does any error of one process alone.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if self.world == 1:
+                raise
+            told = f"process {self.rank}: {in_one_line(error)}"
+            self.leave_word(told)
+            raise LostProcessError(told) from error
+
+    def leave_word(self, told: str) -> None:
+        """What the first process tells of this one's end."""
+
 
 ALONE = Processes()
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's class, its first line, and where it was raised, in the user's file rather than in a library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    line = next(filter(None, str(error).splitlines()), "")
+    return f"{type(error).__name__}: {line} ({own[-1].filename} line {own[-1].lineno})"
 
 
 class Group(Processes):
@@ -92,13 +125,33 @@ class Group(Processes):
         self.wants_stop = wanted
         return self.stopping
 
+    def leave_word(self, told: str) -> None:
+        """What the first process tells of this one's end: it looks when it misses this one.
+
+        On GPUs, where it would wait for long before it misses one, this one tells it, and ends with exit code 2.
+        """
+        if self.rank > 0 and torch_processes.get_backend() != "gloo":
+            print(f"probgen: {told}", file=sys.stderr)
+            sys.exit(2)
+        if self.rank > 0:
+            with suppress(RuntimeError):  # the first one has ended too
+                _get_default_store().set(LAST_WORD, told)
+
 
 def reached(talk: Callable[[], Any]) -> None:
     """Talk to the other processes. Raises LostProcessError where that fails."""
     try:
         talk()
     except RuntimeError as error:
-        raise LostProcessError("another process of this run has ended, or cannot be reached") from error
+        raise LostProcessError(last_word()) from error
+
+
+def last_word() -> str:
+    """To the first process: what another one left to tell before it ended."""
+    with suppress(RuntimeError):
+        if torch_processes.get_rank() == 0 and _get_default_store().check([LAST_WORD]):
+            return _get_default_store().get(LAST_WORD).decode()
+    return "another process of this run has ended, or cannot be reached"
 
 
 class Exchange:

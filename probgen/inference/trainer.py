@@ -29,6 +29,7 @@ from probgen.inference.validation import validation_terms
 from probgen.models.contracts import Initializable
 
 MOST_SHOWN = 10_000
+LOOKS = (10, 100, 1000)  # steps after which a compiled step is compared with Pyro's again, and every thousand later
 LOOSE = "pyro.param:"  # prefix of parameters outside any module
 
 
@@ -119,7 +120,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batch = self.batch(self.steps_done)
-        step = self.together(self.gradients(*batch), len(batch[0]))
+        step = self.together(self.gradients(*batch), batch)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.move()
@@ -136,22 +137,35 @@ class Trainer:
             except NotStaticError as error:
                 self.not_compiled, self.gradient = str(error), EagerStep(self.pair, self.parameters)
                 step = self.gradient(*batch)
-            if isinstance(self.gradient, CompiledStep) and self.latch is None and not math.isfinite(step.loss):
+            if isinstance(self.gradient, CompiledStep) and self.latch is None and not math.isfinite(step.loss.detach()):
                 torch.set_rng_state(before)
                 step = self.gradient.eager(*batch)  # the same step by Pyro, which knows the sites
         return step
 
-    def together(self, step: StepTerms, num_images: int) -> StepTerms:
+    def together(self, step: StepTerms, batch: tuple[Tensor, ...]) -> StepTerms:
         """The step of all processes' images, from that of this one's; raises TrainingError in all or in none."""
-        trouble = self.trouble(step) if self.latch is None else None
+        trouble = (self.trouble(step) if self.latch is None else None) or self.departure(batch)
         failed = trouble is not None
         if self.exchange is not None:
-            step, failed = self.exchange(step, num_images / self.order.batch_size, failed=failed)
+            step, failed = self.exchange(step, len(batch[0]) / self.order.batch_size, failed=failed)
         if failed:
             raise TrainingError(next(told for told in self.processes.gather(trouble) if told is not None))
         if self.latch is not None:
             self.latch.note(step.loss)
         return step
+
+    def departure(self, batch: tuple[Tensor, ...]) -> str | None:
+        """What to tell of a compiled step that Pyro would take otherwise by now; looked at from time to time."""
+        done, gradient = self.steps_done, self.gradient
+        if not isinstance(gradient, CompiledStep) or not (done in LOOKS or (done and done % LOOKS[-1] == 0)):
+            return None
+        with networks_in(self.pair, self.config.precision, self.device):
+            if gradient.still_pyros(*batch):
+                return None
+        return (
+            f"step {done + 1}: compiled, the step no longer gives Pyro's loss and gradient: the program depends on "
+            "something in Python that changes; train anew with compile=off"
+        )
 
     @property
     def compiled(self) -> bool:
@@ -164,7 +178,7 @@ class Trainer:
 
     def trouble(self, step: StepTerms) -> str | None:
         """What to tell of a loss that is no number, None of one that is."""
-        if math.isfinite(step.loss):
+        if math.isfinite(step.loss.detach()):
             return None
         return self.advice(self.steps_done + 1, f"the loss is {step.loss.item()}, {first_bad_site(step)}")
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from probgen.console import stderr_console
 from probgen.inference.compiled.function import Recorded
-from probgen.inference.compiled.recording import PLAIN, NotStaticError, Step
+from probgen.inference.compiled.python_state import PLAIN
+from probgen.inference.compiled.recording import NotStaticError, Step
 from probgen.inference.traces import Program, marked, modules_of, owner, sample_sites
 
 Compile = Literal["auto", "on", "off"]

@@ -19,6 +19,7 @@ class Lifted:
 
     def __init__(self, pair: Any, parameters: Sequence[Tensor]) -> None:
         self.modules = [part for module in modules_of(pair) for part in module.modules()]
+        self.owners = self.modules if isinstance(pair, nn.Module) else [pair, *self.modules]
         held = [tensor for module in self.modules for tensor in (*own(module._parameters), *own(module._buffers))]
         trained = {id(p) for p in parameters}
         rest = {id(tensor): tensor for tensor in held if id(tensor) not in trained}

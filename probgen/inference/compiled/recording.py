@@ -5,26 +5,18 @@ numbers; the graph then does what is left. So it may only do in Python what is t
 """
 
 import logging
-import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
 
-import numpy as np
 import pyro
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probgen.inference.compiled.lifting import Lifted
-from probgen.inference.randomness import random_state, set_random_state
-
 Step = Callable[..., list[Tensor]]
-PLAIN = (bool, int, float, str, type(None))
-SET_BY_TRAINING = ("training", "training_step")
 
 
 class NotStaticError(Exception):
@@ -93,36 +85,3 @@ def interpreted(graph: fx.GraphModule) -> Step:
             return list(graph(*inputs))
 
     return run
-
-
-@contextmanager
-def watched(lifted: Lifted) -> Iterator[None]:
-    """Raise NotStaticError at the end if what ran inside changed an attribute that is no tensor of the pair's modules.
-
-    A recording would not change it again. It is put back, as are Python's and NumPy's generators, which start
-    elsewhere inside.
-    """
-    before, state = [plain_attributes(module) for module in lifted.modules], random_state()
-    changed = []
-    try:
-        random.seed()
-        np.random.seed()
-        yield
-    finally:
-        set_random_state(state)
-        for module, values in zip(lifted.modules, before, strict=True):
-            now = plain_attributes(module)
-            changed += [(type(module).__name__, key) for key in now | values if now.get(key) != values.get(key)]
-            vars(module).update(values)
-            for key in now.keys() - values.keys():
-                del vars(module)[key]
-    if changed:
-        name, attribute = changed[0]
-        raise NotStaticError(f"the program changes the attribute {attribute!r} of {name}: make it a buffer")
-
-
-def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module that are numbers, texts, or None."""
-    return {
-        key: value for key, value in vars(module).items() if isinstance(value, PLAIN) and key not in SET_BY_TRAINING
-    }

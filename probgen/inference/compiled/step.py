@@ -53,8 +53,10 @@ class CompiledStep:
 
     def __call__(self, *batch: Tensor) -> StepTerms:
         """The batch's loss and terms; leaves the gradient in the parameters' `grad`."""
-        if not self.recorded.recordings and has_marks(self.pair, batch[0][:2]):
-            raise NotStaticError("it sums over the values of discrete sites (enumeration)")
+        if not self.recorded.recordings:
+            (enumerates,) = self.recorded.trial([batch[0][:2]], lambda x: [has_marks(self.pair, x)])
+            if enumerates:
+                raise NotStaticError("it sums over the values of discrete sites (enumeration)")
         loss, *rest = self.recorded(*self.number(), *batch)
         give(self.parameters, rest[: len(self.parameters)])
         return StepTerms(loss, dict(zip(self.names, rest[len(self.parameters) :], strict=True)))
@@ -64,6 +66,10 @@ class CompiledStep:
         if not self.counts:
             return []
         return [self.count.fill_(self.pair.training_step)]
+
+    def still_pyros(self, *batch: Tensor) -> bool:
+        """Whether Pyro would still give the same loss and gradient; nothing is left behind."""
+        return self.recorded.still_agrees(*self.number(), *batch)
 
     def gradient(self, parameters: Sequence[Tensor], *inputs: Tensor) -> Results:
         """Loss, gradients and terms, by operations on tensors alone."""
