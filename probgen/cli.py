@@ -70,7 +70,12 @@ def train(
     ] = None,
     precision: Annotated[str | None, typer.Option(help="Of networks: 32-true or bf16-mixed. \\[32-true]")] = None,
     compile_: Annotated[
-        str | None, typer.Option("--compile", help="Compile the step: on, off, or auto, if the run is long. \\[auto]")
+        str | None,
+        typer.Option(
+            "--compile",
+            help="Compile the step: on, off, or auto, if the run is long; may be changed with --resume, the last "
+            "digits then differ by rounding. \\[auto]",
+        ),
     ] = None,
     binarize: Annotated[str | None, typer.Option(help="none, static, dynamic or threshold. \\[none]")] = None,
     animate: Annotated[

@@ -90,14 +90,14 @@ def joined(name, group, **config):
 def gradient_of_a_vae(group):
     trainer = joined("vae", group)
     batch = trainer.batch(0)
-    step = trainer.together(trainer.gradients(*batch), len(batch[0]))
+    step = trainer.together(trainer.gradients(*batch), batch)
     return {"gradient": [p.grad for p in trainer.parameters], "loss": step.loss, "rows": len(batch[0])}
 
 
 def gradient_of_a_pixelcnn(group):
     trainer = joined("pixelcnn", group)
     batch = trainer.batch(0)
-    step = trainer.together(trainer.gradients(*batch), len(batch[0]))
+    step = trainer.together(trainer.gradients(*batch), batch)
     return {"gradient": [p.grad for p in trainer.parameters], "loss": step.loss}
 
 
@@ -143,6 +143,8 @@ def on_the_command_line(job, rank, results):
     recorder.draw_progress = train_command.draw_progress = lambda *_: None
     if "die_at" in job:
         Trainer.step = killed_at(Trainer.step, job["die_at"])
+    if job.get("raise_in") == rank:
+        Trainer.step = raising
     done = command_line(*job["args"])
     (results / f"{job['name']}-{rank}.json").write_text(json.dumps(done._asdict()))
 
@@ -154,6 +156,10 @@ def killed_at(real, step):
         return real(self)
 
     return dying
+
+
+def raising(_trainer):
+    raise ValueError("a program's own\n  error")
 
 
 def free_port():

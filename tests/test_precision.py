@@ -90,6 +90,15 @@ def test_the_pair_is_left_as_it_was():
     assert "forward" not in vars(pair.encoder)
 
 
+def test_a_forward_that_the_user_has_put_there_is_kept():
+    pair, x = PAIRS["vae"](), torch.zeros(2, 1, 8, 8)
+    pair.encoder.forward = own = lambda _x: torch.full((2, 4), 7.0)
+    for _ in range(2):
+        with precision.networks_in(pair, MIXED, CPU):
+            assert pair.encoder(x).eq(7).all()
+        assert vars(pair.encoder)["forward"] is own
+
+
 class Own(nn.Module):
     """A list of networks, and one that gives a distribution of bfloat16 numbers without saying so."""
 

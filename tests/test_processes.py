@@ -21,11 +21,13 @@ from torch import nn
 import probgen.commands.launch as launch
 import probgen.commands.recorder as recorder
 import probgen.commands.train as train_command
+from probgen.commands.configure import continued
 from probgen.errors import UserError
 from probgen.inference.batches import BatchOrder, share
 from probgen.inference.objective import StepTerms
-from probgen.inference.processes import ALONE, AgreedError, Exchange, Processes
+from probgen.inference.processes import ALONE, AgreedError, Exchange, Group, Processes
 from probgen.inference.randomness import seed_of
+from probgen.runs import RunConfig
 
 VAE = (
     "vae", "--data", "digits", "--batch-size", 301, "--steps", 14, "--binarize", "dynamic", "--ema", 0.9,
@@ -47,6 +49,8 @@ def place(tmp_path_factory):
         {"copy": [str(place / "killed"), str(place / "alone")]},
         {"name": "resumed", "args": resume},
         {"name": "nan", "args": ["train", *map(str, VAE), "--lr", "1e30", "--out", str(place / "nan")]},
+        {"name": "raises 0", "args": ["train", *map(str, VAE), "--out", str(place / "raises 0")], "raise_in": 0},
+        {"name": "raises 1", "args": ["train", *map(str, VAE), "--out", str(place / "raises 1")], "raise_in": 1},
         {"name": "wrong", "args": ["train", *map(str, VAE), "--devices", "3", "--out", str(place / "wrong")]},
     ]
     (place / "jobs.json").write_text(json.dumps(jobs))
@@ -244,10 +248,11 @@ def _no_pictures(monkeypatch):
 def test_another_number_of_processes_can_go_on(place, tmp_path):
     run = shutil.copytree(place / "alone", tmp_path / "run")
     before = without_times(run)
-    done = ok("train", "--out", run, "--resume", "--devices", 1, "--json").json
+    done = ok("train", "--out", run, "--resume", "--devices", 1, "--compile", "off", "--json").json
     assert (done["steps"], done["finished"]) == (14, True)
     assert without_times(run)[: len(before)] == before
-    assert json.loads((run / "config.json").read_text())["devices"] == 1
+    config = json.loads((run / "config.json").read_text())
+    assert (config["devices"], config["compile"]) == (1, "off")
     assert torch.load(run / "checkpoint.pt", weights_only=True)["noise_of_others"] == []
 
 
@@ -259,6 +264,85 @@ def test_what_stops_all_is_told_once_by_the_first(place):
     check_refusal(first, ("--devices 3", "one of --devices 2"))
     assert second == Result(2, "", "")
     assert not (place / "wrong").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_one_process_is_told_in_one_line_by_the_first(rank, place):
+    first, second = said(place, f"raises {rank}")
+    line = check_refusal(first, (f"process {rank}: ValueError: a program's own (", "in_processes.py line "))
+    assert "is kept in" in line
+    assert second == Result(0, "", "")
+
+
+def test_an_error_of_one_process_alone_is_not_touched():
+    with pytest.raises(ValueError, match="own"), ALONE.errors_in_one_line():
+        raise ValueError("own")
+
+
+def test_on_gpus_where_the_first_would_wait_long_a_process_tells_its_own_error(monkeypatch, capsys):
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    group = object.__new__(Group)
+    group.rank, group.world = 1, 2
+    with pytest.raises(SystemExit) as end, group.errors_in_one_line():
+        raise ValueError("own")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("probgen: process 1: ValueError: own (")
+
+
+# --- launchers' variables
+
+GOOD = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6", "RANK": "3"}
+
+
+def test_what_a_launcher_says_is_taken(monkeypatch):
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    assert launch.given_by_launcher({"steps": 3}) == {"steps": 3, "devices": 2, "num_nodes": 3}
+    assert not launch.is_first({"devices": 2, "num_nodes": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LOCAL_WORLD_SIZE", "0"),
+        ("LOCAL_WORLD_SIZE", "x"),
+        ("LOCAL_WORLD_SIZE", ""),
+        ("LOCAL_WORLD_SIZE", "4"),
+        ("WORLD_SIZE", "-6"),
+        ("WORLD_SIZE", "1" * 5000),
+        ("LOCAL_RANK", "2"),
+        ("LOCAL_RANK", "²"),
+        ("RANK", "6"),
+        ("RANK", "1.5"),
+    ],
+)
+def test_what_a_launcher_cannot_say_is_refused(name, value, monkeypatch):
+    for known, good in {**GOOD, name: value}.items():
+        monkeypatch.setenv(known, good)
+    with pytest.raises(UserError, match="WORLD_SIZE=6 came" if value == "4" else f"{name}={value} came.*expected"):
+        launch.given_by_launcher({})
+
+
+def test_hosts_that_would_not_find_each_other_are_refused(monkeypatch):
+    for name in launch.LAUNCHER | launch.BY_HAND:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="torchrun --nnodes 3 --nproc-per-node 2, or set MASTER_ADDR"):
+        launch.check_hosts(2, 3)
+    launch.check_hosts(2, 1)
+    for name in launch.BY_HAND:
+        monkeypatch.setenv(name, "1")
+    launch.check_hosts(2, 3)
+    monkeypatch.setenv("MASTER_PORT", "x")
+    with pytest.raises(UserError, match="MASTER_PORT=x came"):
+        launch.check_hosts(2, 3)
+
+
+def test_a_run_continued_by_one_process_needs_no_strategy():
+    fields = {"model": "vae", "data": "digits", "image_shape": (1, 8, 8), "steps": 3}
+    config = RunConfig(**fields, devices=2, strategy="ddp")
+    assert continued(config, None, {"devices": 1}, Path("run")).strategy == "auto"
+    assert continued(config, None, {}, Path("run")).strategy == "ddp"
+    assert continued(config, None, {"devices": 1, "strategy": "ddp"}, Path("run")).strategy == "ddp"
 
 
 # --- launched by ourselves
@@ -284,12 +368,38 @@ def test_the_launcher_starts_the_others_and_a_signal_stops_all(tmp_path):
     assert not Path(f"/proc/{child}").exists()
 
 
+def test_a_signal_ends_a_process_that_waits_for_another_host(tmp_path):
+    port = shared.free_port()
+    by_hand = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    environment = {**os.environ, **by_hand, "OMP_NUM_THREADS": "1"}
+    case = ("vae", "--data", "digits", "--steps", 3, "--compile", "off", "--num-nodes", 2)
+    process = start("train", *case, "--out", tmp_path / "run", env=environment)
+    deadline = time.monotonic() + 60
+    while not listens(port):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, timeout=10) == Result(-signal.SIGTERM, "", "")
+
+
+def listens(port):
+    """Whether a process here waits for others at that port (state 0A)."""
+    tables = [Path(f"/proc/net/{name}") for name in ("tcp", "tcp6")]
+    rows = [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()[1:]]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         ((*VAE, "--devices", 0), "--devices 0"),
         ((*VAE, "--devices", 302), ("--devices 302", "batches of 301 images")),
         ((*VAE, "--devices", 2, "--num-nodes", 200), ("--num-nodes 200", "400 devices")),
+        ((*VAE, "--num-nodes", 2), ("--num-nodes 2", "torchrun --nnodes 2")),
+        ((*VAE, "--strategy", "ddp"), ("--strategy ddp", "one device")),
+        (("gaussian", "--data", "digits", "--strategy", "ddp"), ("--strategy ddp", "without steps")),
+        (("ppca", "--data", "digits", "--compile", "on"), ("--compile on", "without steps")),
         ((*VAE, "--devices", 2, "--strategy", "nonsense"), ("--strategy nonsense", "ddp")),
         ((*VAE, "--precision", "16-mixed"), ("--precision 16-mixed", "bf16-mixed")),
         (("gan", "--data", "ring:300", "--devices", 2), "two players"),

@@ -120,7 +120,7 @@ def lasting(place: str) -> str:
 
 
 def continued(config: RunConfig, model: str | None, given: Mapping[str, Any], out: Path) -> RunConfig:
-    """A run's own configuration; what is given again must agree with it, but for devices and the data's place.
+    """A run's own configuration; what is given again must agree with it, but for devices, compiling, the data's place.
 
     Raises UserError where it does not, or where a user's own class is not named again.
     """
@@ -130,7 +130,7 @@ def continued(config: RunConfig, model: str | None, given: Mapping[str, Any], ou
     wanted = {k: v for k, v in given.items() if v is not None}
     if model is not None and not is_user_file(model):
         wanted["model"] = model
-    free = {"data_dir", "device", "devices", "num_nodes", "strategy"}
+    free = {"data_dir", "device", "devices", "num_nodes", "strategy", "compile"}
     if wanted.get("device") == "auto":
         wanted.pop("device")
     for name, value in wanted.items():
@@ -144,7 +144,9 @@ def continued(config: RunConfig, model: str | None, given: Mapping[str, Any], ou
             raise UserError(
                 f"--resume with {name}={value} came, but the run has {name}={recorded}: leave it out, or train anew"
             )
-    return config.model_copy(update={k: wanted[k] for k in free & wanted.keys()})
+    config = config.model_copy(update={k: wanted[k] for k in free & wanted.keys()})
+    needs_none = config.num_processes == 1 and "strategy" not in wanted  # there were several processes before
+    return config.model_copy(update={"strategy": "auto"}) if needs_none else config
 
 
 def as_data(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from probgen.commands.common import check_data, choose_device
 from probgen.commands.configure import continued, new_config
 from probgen.commands.film import check_film, cut
-from probgen.commands.launch import check_launch, given_by_launcher, helping, is_first, launched
+from probgen.commands.launch import check_hosts, check_launch, given_by_launcher, helping, is_first, launched
 from probgen.commands.pictures import draw_progress
 from probgen.commands.recorder import Helper, RunRecorder, stop_signals
 from probgen.console import stderr_console
@@ -124,7 +124,8 @@ def climb(run: Run, trainer: AnyTrainer, data: ImageData, quiet: bool) -> dict[s
         loop = loop_of(trainer, data, recorder, quiet)
         recorder.restore(loop)
         try:
-            with launched(run.config.devices, run.config.num_nodes, trainer.device) as (processes, _):
+            group = launched(run.config.devices, run.config.num_nodes, trainer.device)
+            with group as (processes, _), processes.errors_in_one_line():
                 processes.from_first(run.config.model_dump_json)
                 processes.agree(None)
                 loop.join(processes)
@@ -158,9 +159,10 @@ def help_first(model: str | None, given: Mapping[str, Any], out: Path, *, resume
     known = Run.open(out).config if resume and (out / "config.json").is_file() else None
     device = choose_device(given.get("device") or (known.device if known else "auto"))
     devices, num_nodes = (given.get(name, getattr(known, name, 1)) for name in ("devices", "num_nodes"))
+    check_hosts(devices, num_nodes)
     with suppress(AgreedError, LostProcessError, TrainingError, KeyboardInterrupt), stop_signals() as stop:
         helping()
-        with launched(devices, num_nodes, device) as (processes, own_device):
+        with launched(devices, num_nodes, device) as (processes, own_device), processes.errors_in_one_line():
             config = RunConfig.model_validate_json(processes.from_first(str))
             loop, trouble = None, None
             try:
