@@ -148,11 +148,19 @@ def test_dynamic_binarization_draws_anew_with_the_right_law():
     assert data.levels == 2
 
 
-def test_dynamic_binarization_of_256_levels_has_the_right_law(monkeypatch):
-    """Also where every first number is the one that is drawn again."""
+@pytest.mark.parametrize("levels", [3, 17, 256])
+def test_dynamic_binarization_has_the_right_law_at_every_level(levels):
+    images = torch.arange(levels, dtype=torch.uint8).repeat(4001).reshape(-1, 1, 1, levels)
+    binary = Binarizer("dynamic", levels)(images, torch.arange(4001))
+    assert binary.dtype == torch.uint8
+    assert looks_bernoulli(binary, images, levels)
+    assert not binary[images == 0].any()
+    assert binary[images == levels - 1].all()
+
+
+def test_dynamic_binarization_draws_again_where_sixteen_bits_are_one_too_many(monkeypatch):
     images = torch.arange(256, dtype=torch.uint8).repeat(80).reshape(-1, 1, 16, 16)
     draw = Binarizer("dynamic", 256)
-    assert looks_bernoulli(draw(images, torch.arange(80)), images, 256)
     monkeypatch.setattr(torch.Tensor, "random_", lambda words, *_: words.fill_(-1))
     binary = draw(images, torch.arange(80))
     assert looks_bernoulli(binary, images, 256)

@@ -59,21 +59,23 @@ def check_binarize(binarize: str, levels: int | None, name: str) -> None:
 
 def _fresh_draw(images: UInt8[Tensor, "b c h w"], top: int) -> UInt8[Tensor, "b c h w"]:
     """Bernoulli(x/top) per pixel, from torch's global generator."""
-    if images.device.type == "cpu" and top == 255:
-        return torch.from_numpy(_sixteen_bits(images.numpy()))
+    if images.device.type == "cpu" and top in (16, 255):
+        return torch.from_numpy(_sixteen_bits(images.numpy(), top))
     return (torch.rand(images.shape, device=images.device) * top < images).to(torch.uint8)
 
 
-def _sixteen_bits(images: np.ndarray) -> np.ndarray:
-    """u < 257 x, u uniform on 0 … 65534 = 255 · 257 − 1: exactly x/255.
+def _sixteen_bits(images: np.ndarray, top: int) -> np.ndarray:
+    """u < x · N/top, u uniform on 0 … N − 1: exactly x/top. N is 2^16 for a top of 16, 2^16 − 1 = 255 · 257 for 255.
 
-    Four u come from one of torch's numbers: to draw was the dearest part of a batch. One u in 65536 is 65535, for which
-    another is drawn.
+    Four u come from one of torch's numbers: to draw was the dearest part of a batch. In the second case one u in 65536
+    is too large, and another is drawn.
     """
     words = torch.empty(-(-images.size // 4), dtype=torch.int64).random_(-(2**63), None)
-    u, bound = words.numpy().view(np.uint16)[: images.size], images.reshape(-1).astype(np.uint16) * np.uint16(257)
+    u = words.numpy().view(np.uint16)[: images.size]
+    # 16 · 2^12 is one more than 16 bits hold.
+    bound = images.reshape(-1).astype(np.uint32 if top == 16 else np.uint16) * (2**16 // top)
     binary = np.less(u, bound)
-    if len(again := np.flatnonzero(u == 65535)):
+    if top == 255 and len(again := np.flatnonzero(u == 65535)):
         binary[again] = torch.randint(65535, (len(again),)).numpy() < bound[again]
     return binary.view(np.uint8).reshape(images.shape)
 

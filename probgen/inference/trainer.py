@@ -164,7 +164,7 @@ class Trainer:
                 return None
         return (
             f"step {done + 1}: compiled, the step no longer gives Pyro's loss and gradient: the program depends on "
-            "something in Python that changes; train anew with compile=off"
+            "something in Python that changes; train anew, with compile=off"
         )
 
     @property
