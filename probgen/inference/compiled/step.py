@@ -57,6 +57,8 @@ class CompiledStep:
             (enumerates,) = self.recorded.trial([batch[0][:2]], lambda x: [has_marks(self.pair, x)])
             if enumerates:
                 raise NotStaticError("it sums over the values of discrete sites (enumeration)")
+        for parameter in self.parameters:
+            parameter.grad = None  # whose memory, still in the cache, the next gradient then takes
         loss, *rest = self.recorded(*self.number(), *batch)
         give(self.parameters, rest[: len(self.parameters)])
         return StepTerms(loss, dict(zip(self.names, rest[len(self.parameters) :], strict=True)))
