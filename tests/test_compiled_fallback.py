@@ -240,6 +240,25 @@ def test_what_changes_later_ends_the_run(last, ends, monkeypatch):
             run.step()
 
 
+def trained_with(mode, looks, monkeypatch):
+    """Weights after some steps, between which a compiled run looks at Pyro so often."""
+    monkeypatch.setattr(trainer, "LOOKS", looks)
+    monkeypatch.setattr(function, "compiled", lambda graph, _: interpreted(graph))
+    pair = made(Pair)
+    run = Trainer(pair, TensorImages(X), TrainConfig(steps=8, batch_size=10, lr=0.1, compile=mode))
+    for _ in range(8):
+        run.step()
+    return [parameter.detach().clone() for parameter in pair.parameters()]
+
+
+def test_a_look_at_pyro_changes_nothing(monkeypatch):
+    """The step's own gradient is taken, not that of the look, which has other noise."""
+    seldom, always = (trained_with("on", looks, monkeypatch) for looks in ((10**9,), (1,)))
+    assert all(torch.equal(a, b) for a, b in zip(seldom, always, strict=True))
+    for ours, pyros in zip(always, trained_with("off", (1,), monkeypatch), strict=True):
+        torch.testing.assert_close(ours, pyros)
+
+
 def test_nothing_is_said_where_progress_is_off(capsys):
     fit(made(Discrete), X, steps=2, batch_size=10, compile="on", progress=False)
     assert capsys.readouterr().err == ""

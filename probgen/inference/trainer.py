@@ -106,7 +106,8 @@ class Trainer:
     def step(self) -> dict[str, Any]:
         """Take one gradient step; gives the batch's terms (see `StepTerms`) and the learning rate.
 
-        Raises TrainingError, before any weight has moved, when the loss is nan or infinite (with a latch: at `look`).
+        Raises TrainingError, before any weight has moved, when the loss is nan or infinite (with a latch: at `look`),
+        or a compiled step is no longer Pyro's.
         """
         with one_thread() if self.alone else nullcontext():
             return self.moved()

@@ -70,8 +70,12 @@ class CompiledStep:
         return [self.count.fill_(self.pair.training_step)]
 
     def still_pyros(self, *batch: Tensor) -> bool:
-        """Whether Pyro would still give the same loss and gradient; nothing is left behind."""
-        return self.recorded.still_agrees(*self.number(), *batch)
+        """Whether Pyro would still give the same loss and gradient; nothing is left behind, the step's own least."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        try:
+            return self.recorded.still_agrees(*self.number(), *batch)
+        finally:
+            give(self.parameters, gradients)
 
     def gradient(self, parameters: Sequence[Tensor], *inputs: Tensor) -> Results:
         """Loss, gradients and terms, by operations on tensors alone."""
