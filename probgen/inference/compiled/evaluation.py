@@ -6,10 +6,9 @@ Each is recorded once for every shape of its inputs and compiled, where there is
 for the same state of torch's generator, up to rounding. What cannot be recorded is left to Pyro.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import pyro
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from probgen.console import stderr_console
 from probgen.inference.compiled.function import Recorded
-from probgen.inference.compiled.python_state import PLAIN
+from probgen.inference.compiled.python_state import watched
 from probgen.inference.compiled.recording import NotStaticError, Step
 from probgen.inference.traces import Program, marked, modules_of, owner, sample_sites
 
@@ -92,7 +91,7 @@ class Evaluation:
         What the function raises comes first.
         """
         trial = Recorded(self.holder(), stored(), unleaved(function), function).trial
-        with unchanged(self.owners):
+        with watched(self.owners):
             first, again = (trial(inputs, with_next(function)) for _ in range(2))
         with pyro.validation_enabled(False), torch.random.fork_rng(), torch.no_grad():
             if any(marked(sample_sites(poutine.trace(program).get_trace(x[:2]))) for program in self.programs):
@@ -139,23 +138,6 @@ def unleaved(function: Step) -> Callable[..., list[Tensor]]:
 def with_next(function: Step) -> Step:
     """The function's results, and the generator's next number."""
     return lambda *inputs: [*function(*inputs), torch.rand(())]
-
-
-@contextmanager
-def unchanged(owners: Sequence[Any]) -> Iterator[None]:
-    """Raise NotStaticError if what ran inside changed a number or a text that one of the objects holds."""
-
-    def facts() -> dict[tuple[str, str], Any]:
-        held = [(type(part).__name__, getattr(part, "__dict__", {})) for part in owners]
-        return {
-            (name, key): v for name, d in held for key, v in d.items() if isinstance(v, PLAIN) and key != "training"
-        }
-
-    before = facts()
-    yield
-    if changed := {key for key, value in facts().items() if before.get(key, value) != value or key not in before}:
-        name, attribute = min(changed)
-        raise NotStaticError(f"the program changes the attribute {attribute!r} of {name}: make it a buffer")
 
 
 def alike(first: Sequence[Tensor], other: Sequence[Tensor], tolerances: tuple[float, float]) -> bool:
