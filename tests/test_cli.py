@@ -9,7 +9,7 @@ from helpers import check_refusal, finish, ok, probgen, refused, start, trained
 
 COMMANDS = [
     "train", "sample", "reconstruct", "traverse", "evaluate", "compare", "elbo", "diagnose", "gradients", "info",
-    "models", "datasets", "demo",
+    "explain", "models", "datasets", "demo",
 ]  # fmt: skip
 NEEDS_OUT = ["sample", "reconstruct", "traverse", "compare", "diagnose"]
 

@@ -11,7 +11,7 @@ import pytest
 import probgen
 
 ROOT = Path(probgen.__file__).parent
-ABOVE = ("commands", "cli", "runs", "plots", "data")
+ABOVE = ("commands", "cli", "runs", "plots", "data", "explanations")
 
 
 def imports_of(source: str, module: str) -> set[str]:
@@ -52,6 +52,7 @@ RULES = {
     ),  # the one thing a fast sampler shares with a network
     "models": anything_but("inference", *ABOVE),
     "inference": inference_may,
+    "explanations": anything_but("commands", "cli", "runs", "plots"),
     "measures": only("measures", "data", "layers", "distributions", "errors", "console", "files"),
 }
 
@@ -95,6 +96,8 @@ def test_the_rules_have_files_to_hold_for():
         ("probgen.inference.x", "from probgen.models import VAE", "probgen.models.VAE"),
         ("probgen.inference.x", "from probgen.models.vae import VAE", "probgen.models.vae.VAE"),
         ("probgen.inference.x", "from probgen.plots import grid", "probgen.plots.grid"),
+        ("probgen.models.x", "from probgen.explanations import TOPICS", "probgen.explanations.TOPICS"),
+        ("probgen.explanations.x", "from probgen.commands import common", "probgen.commands.common"),
         ("probgen.measures.x", "from probgen.inference import sample", "probgen.inference.sample"),
         ("probgen.measures.x", "from probgen import models", "probgen.models"),
         ("probgen.commands.x", "from probgen.cli import app", "probgen.cli.app"),
@@ -112,6 +115,7 @@ def test_an_import_that_breaks_the_rules_is_found(module, source, wrong):
         ("probgen.models.x", "from probgen.layers import mlp\nfrom probgen.distributions import DequantizedNormal"),
         ("probgen.inference.x", "from probgen.models.contracts import Kind\nfrom probgen.models import contracts"),
         ("probgen.inference.x", "from probgen.console import track\nimport probgenerator.cli"),
+        ("probgen.explanations.x", "from probgen.models import VAE\nfrom probgen.inference import iwae"),
         ("probgen.measures.x", "from probgen.data import ImageData\nfrom probgen.files import write_atomic"),
         ("probgen.__main__", "from probgen.cli import run"),
         ("probgen.commands.x", "from probgen.models import VAE\nfrom probgen.inference import fit"),
