@@ -1,6 +1,7 @@
 """Training and measuring any Pyro model/guide pair."""
 
 from probgen.inference.annealing import ais
+from probgen.inference.bayes import class_log_joint, class_posterior
 from probgen.inference.bidirectional import bdmc
 from probgen.inference.diagnosis import Diagnosis
 from probgen.inference.diagnostics import diagnose
@@ -12,6 +13,7 @@ from probgen.inference.fit import fit
 from probgen.inference.gaps import inference_gaps
 from probgen.inference.gradients import compare_gradients
 from probgen.inference.graph import graph
+from probgen.inference.information import cross_entropy, kl_divergence
 from probgen.inference.predict import sample
 from probgen.inference.probe import linear_probe
 from probgen.inference.terms import ElboTerms
@@ -28,7 +30,10 @@ __all__ = [
     "ais",
     "bdmc",
     "bits_per_dim",
+    "class_log_joint",
+    "class_posterior",
     "compare_gradients",
+    "cross_entropy",
     "diagnose",
     "elbo_terms",
     "entropy",
@@ -38,6 +43,7 @@ __all__ = [
     "graph",
     "inference_gaps",
     "iwae",
+    "kl_divergence",
     "linear_probe",
     "sample",
 ]
