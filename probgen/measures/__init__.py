@@ -1,7 +1,8 @@
 """Measures of samples: how near what any model draws is to real images, without a likelihood.
 
 Each number names the features it is a number of, its source, and how many samples there were; `reference` gives the
-same measures of real images, the scale for reading them.
+same measures of real images, the scale for reading them. Of codes, where the factors of the data are known, there is
+`mutual_information_gap`.
 
 >>> import torch
 >>> from probgen.data import load_data
@@ -11,6 +12,7 @@ same measures of real images, the scale for reading them.
 (1.0, 8.0)
 """
 
+from probgen.measures.disentanglement import MutualInformationGap, mutual_information_gap
 from probgen.measures.features import FeatureNetwork, feature_network
 from probgen.measures.frechet import KernelDistance, frechet_distance, kernel_distance
 from probgen.measures.manifold import PrecisionRecall, precision_recall
@@ -25,6 +27,7 @@ __all__ = [
     "KernelDistance",
     "Measure",
     "ModeReport",
+    "MutualInformationGap",
     "PrecisionRecall",
     "TwoSampleTest",
     "count_modes",
@@ -33,6 +36,7 @@ __all__ = [
     "frechet_distance",
     "judge_samples",
     "kernel_distance",
+    "mutual_information_gap",
     "precision_recall",
     "reference",
     "two_sample_test",

@@ -57,7 +57,7 @@ def expectation(
 ) -> Float[Tensor, ""]:
     """∫ p(x) f(x) dx, what is infinite or undefined where p(x) = 0 left out."""
     density = log_density.exp()
-    mass = float(torch.trapezoid(density, grid))
+    mass = float(torch.trapezoid(density.detach(), grid))
     if not abs(mass - 1) <= LARGEST_ERROR:
         raise UserError(
             f"a density with a mass of {mass:.4g} on the grid came, expected 1 ± {LARGEST_ERROR}: "
