@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # they are no part of the package
 
-from benchmarks import harness, machine, memory, rows, step_profile, table, worker  # noqa: E402
+from benchmarks import causal_forms, harness, machine, memory, rows, step_profile, table, worker  # noqa: E402
 from benchmarks.work import CASES, Work  # noqa: E402
 
 TINY = ("--features", "2", "--blocks", "1", "--batch", "2", "--rounds", "1", "--naive-pixels", "2")
@@ -21,9 +21,9 @@ VAES = rows.VAES["mnist"]
 CONTENDERS = [*VAES, *rows.PIXELCNN, *rows.SAMPLING, *rows.EVIDENCE]
 PEERS = [contender for contender in CONTENDERS if contender.needs]
 FILES = {
-    "__init__.py", "__main__.py", "harness.py", "machine.py", "memory.py", "pixel_sampling.py", "rows.py", "table.py",
-    "step_profile.py", "work.py", "worker.py", "contenders/__init__.py", "contenders/evidence.py",
-    "contenders/pixelcnn.py",
+    "__init__.py", "__main__.py", "causal_forms.py", "harness.py", "machine.py", "memory.py", "pixel_sampling.py",
+    "rows.py", "step_profile.py", "table.py", "work.py", "worker.py", "contenders/__init__.py",
+    "contenders/evidence.py", "contenders/pixelcnn.py",
     "contenders/sampling.py", "contenders/with_numpyro.py", "contenders/with_probgen.py", "contenders/with_pyro.py",
     "contenders/with_pythae.py", "contenders/with_torch.py",
 }  # fmt: skip
@@ -65,6 +65,22 @@ def test_each_function_of_the_profile_is_in_one_part():
         ("/lib/probgen/inference/trainer.py", 102, "step"): step_profile.REST,
     }
     assert {function: step_profile.part_of(function) for function in parts} == parts
+
+
+@pytest.mark.parametrize("name", causal_forms.LAYERS)
+def test_the_forms_of_a_layer_give_its_numbers_and_gradients(name, untyped):
+    layer = causal_forms.layer_of(name).double()
+    x = torch.randn(2, causal_forms.LAYERS[name][0], 4, 5, dtype=torch.float64)
+    forms = [form for form, _ in causal_forms.forms_of(name).values()]
+    inputs = [x.requires_grad_(), layer.weight, layer.bias]
+    expected = [layer(x), *torch.autograd.grad(layer(x).square().sum(), inputs)]
+    for form in forms:
+        found = [form(layer, x), *torch.autograd.grad(form(layer, x).square().sum(), inputs)]
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        layer.weight[0, 0, 0, 0] += 1e-6  # the broken twin of each: one tap of one output is another
+    assert not any(torch.allclose(form(layer, x), expected[0], rtol=1e-12, atol=1e-12) for form in forms)
+    assert {len(seconds) for seconds in causal_forms.compared(name, rounds=2, batch=1, side=3).values()} == {2}
 
 
 def test_every_benchmark_is_run_by_a_test():
