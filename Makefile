@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint types clean
+.PHONY: demo test docs docs-open bench wheel lint types clean
 
 demo: $(VENV)/.installed  ## train every kind of model on real digits into demo/
 	$(BIN)/probgen demo --out demo
@@ -11,9 +11,23 @@ demo: $(VENV)/.installed  ## train every kind of model on real digits into demo/
 test: $(VENV)/.installed  ## run the tests
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
+docs: $(VENV)/.installed  ## build the site: every chapter is run, every link looked at
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -E -q -j 2 docs docs/_build/html
+	$(BIN)/python docs/check_site.py
+
+docs-open:  ## show it
+	$(BIN)/python -m webbrowser -t file://$(CURDIR)/docs/_build/html/index.html
+
 bench: $(VENV)/.installed  ## installs the peers too, measures beside them; one table, in half an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks $(BENCH)
+
+wheel: $(VENV)/.installed  ## build dist/, install it into an empty environment, train five steps there
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/python tests/wheel.py dist
 
 lint: $(VENV)/.installed  ## style
 	$(BIN)/ruff check .
@@ -31,4 +45,4 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 clean:  ## remove what make made
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo build dist *.egg-info docs/_build docs/api docs/commands.md

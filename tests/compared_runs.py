@@ -8,7 +8,7 @@ from helpers import SHARED, ok, trained
 
 SMALL = ("--num", 20, "--particles", 5, "--samples", 60)
 FAMILIES = ("gaussian", "vae", "pixelcnn", "autoencoder", "gan")
-README = (Path(__file__).parent.parent / "README.md").read_text()
+TOUR = (Path(__file__).parent.parent / "docs" / "tour.md").read_text()
 
 
 @functools.cache

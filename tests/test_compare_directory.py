@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compared_runs import README, SMALL, run_of
+from compared_runs import SMALL, TOUR, run_of
 from helpers import content, copy_of, ok, refused
 
 # --- the directory
@@ -161,9 +161,7 @@ def test_places_that_are_taken(idle):
 
 def test_a_users_class_is_named_once_for_all_its_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("my_vae.py").write_text(
-        next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "class MyVAE" in b)
-    )
+    Path("my_vae.py").write_text(next(b for b in re.findall(r"```python\n(.*?)```", TOUR, re.S) if "class MyVAE" in b))
     for name, seed in (("one", 0), ("two", 1)):
         ok("train", "my_vae.py:MyVAE", "--data", "digits", "--steps", 2, "--seed", seed, "--out", name, "--quiet")
     refused("compare", "one", "two", "--out", "out", says=("executes no code by itself", "--model my_vae.py:MyVAE"))

@@ -1,4 +1,4 @@
-"""Every block of the README that can run, runs."""
+"""Every block of the README and of the tour that can run, runs."""
 
 import re
 import shlex
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, flags=re.S)
+ROOT = Path(__file__).parent.parent
+README, TOUR = (
+    re.findall(r"```(sh|python)\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
+    for name in ("README.md", "docs/tour.md")
+)
 
 
 def run_cli(line: str, monkeypatch) -> None:
@@ -20,32 +23,55 @@ def run_cli(line: str, monkeypatch) -> None:
     assert end.value.code == 0, line
 
 
-def test_readme_has_the_blocks_that_are_run():
-    kinds = [kind for kind, _ in BLOCKS]
-    assert kinds.count("python") == 4
-    assert kinds.count("sh") == 6
-    assert BLOCKS[0][1].startswith("make demo")
+def run_lines(blocks: list[tuple[str, str]], monkeypatch) -> int:
+    """Run the `probgen` lines of the shell blocks in order; how many there were."""
+    lines = [line for kind, text in blocks if kind == "sh" for line in text.splitlines() if line.startswith("probgen")]
+    for line in lines:
+        run_cli(line, monkeypatch)
+    return len(lines)
 
 
-def test_python_block(capsys):
-    codes = [text for kind, text in BLOCKS if kind == "python" and "fit(" in text]
+def run_python(code: str) -> None:
+    exec(compile(code, "a page", "exec"), {})
+
+
+def test_the_pages_have_the_blocks_that_are_run():
+    assert [kind for kind, _ in README] == ["sh", "python", "sh"]
+    assert README[0][1].startswith("make demo")
+    assert [kind for kind, _ in TOUR].count("python") == 4
+    assert [kind for kind, _ in TOUR].count("sh") == 6
+    index = (ROOT / "docs/index.md").read_text()
+    assert f"```python\n{README[1][1]}```" in index, "the site opens with the README's lines"
+
+
+def test_the_readme(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_python(README[1][1])
+    equation = "log p(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z)) + KL(q(z | x) ‖ p(z | x))"
+    assert equation in (ROOT / "README.md").read_text()
+    assert equation in capsys.readouterr().out
+    assert run_lines(README, monkeypatch) == 5
+    out = capsys.readouterr().out
+    assert equation in out
+    assert "lower bound" in out
+
+
+def test_the_tour_in_python(capsys):
+    codes = [text for kind, text in TOUR if kind == "python" and "fit(" in text]
     assert len(codes) == 3
     for code in codes:
-        exec(compile(code, "README.md", "exec"), {})
+        run_python(code)
     out = capsys.readouterr().out
     assert "lower bound, 100 particles" in out
     assert "share_within 0." in out
 
 
-def test_command_line_blocks_and_the_users_own_model(tmp_path, monkeypatch, capsys):
+def test_the_tour_on_the_command_line_and_the_users_own_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    own = next(text for kind, text in BLOCKS if kind == "python" and "class MyVAE" in text)
+    own = next(text for kind, text in TOUR if kind == "python" and "class MyVAE" in text)
     assert len([line for line in own.splitlines() if line.strip()]) <= 30
     Path("my_vae.py").write_text(own)
-    lines = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line.startswith("probgen")]
-    assert len(lines) == 26
-    for line in lines:
-        run_cli(line, monkeypatch)
+    assert run_lines(TOUR, monkeypatch) == 29
     drawn = (
         "samples", "reconstructions", "traversals", "terms", "gradients", "sevens", "completions", "field",
         "saturation", "gan", "walk",
