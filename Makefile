@@ -13,6 +13,7 @@ test: $(VENV)/.installed  ## run the tests
 
 docs: $(VENV)/.installed  ## build the site: every chapter is run, every link looked at
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	rm -rf docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -E -q -j 2 docs docs/_build/html
 	$(BIN)/python docs/check_site.py
 

@@ -49,7 +49,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 add_module_names = False
-viewcode_follow_imported_members = False  # else its index lists modules without a page, as builtins
 
 html_theme = "furo"
 html_title = f"probgen {release}"

@@ -84,13 +84,22 @@ def gaussian(mean, sigma):
 
 
 def test_of_gaussians_with_one_covariance_it_is_logistic_regression():
-    """log p(1 | x) / p(0 | x) = (μ₁ − μ₀)ᵀx / σ² − (|μ₁|² − |μ₀|²) / 2σ² + log p(1) / p(0): linear in x."""
+    """log p(1 | x) / p(0 | x) = (μ₁ − μ₀)ᵀΣ⁻¹x − (μ₁ᵀΣ⁻¹μ₁ − μ₀ᵀΣ⁻¹μ₀) / 2 + log p(1) / p(0): linear in x."""
     x, prior, sigma = torch.randn(50, 2).double(), torch.tensor([0.25, 0.75]).double(), 1.5
     mu = torch.tensor([[0.0, 1.0], [2.0, -1.0]], dtype=torch.float64)
-    w, squares = (mu[1] - mu[0]) / sigma**2, mu.square().sum(1)
-    score = x @ w - (squares[1] - squares[0]) / (2 * sigma**2) + math.log(3)
-    came = class_posterior([gaussian(m.tolist(), sigma) for m in mu], x, prior.log())
+    pair = [gaussian(m.tolist(), sigma) for m in mu]
+    for one in pair:
+        one.below_diagonal.data[1, 0] = 0.8
+
+    def score_of(covariance):
+        w, squares = covariance.inverse() @ (mu[1] - mu[0]), (mu @ covariance.inverse() * mu).sum(1)
+        return x @ w - (squares[1] - squares[0]) / 2 + math.log(3)
+
+    covariance = pair[0].scale_tril.detach() @ pair[0].scale_tril.detach().T
+    score, came = score_of(covariance), class_posterior(pair, x, prior.log())
     check_equal(came[:, 1].exp(), score.sigmoid())
+    with pytest.raises(AssertionError):
+        check_equal(came[:, 1].exp(), score_of(covariance.diagonal().diag()).sigmoid())
     wider = class_posterior([gaussian(mu[0].tolist(), 1.0), gaussian(mu[1].tolist(), sigma)], x, prior.log())
     with pytest.raises(AssertionError):
         check_equal(wider[:, 1].exp(), score.sigmoid())

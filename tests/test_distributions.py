@@ -155,6 +155,8 @@ def test_dequantized_normal_lies_below_the_log_mass_of_every_bin(loc, scale):
     masses = oracles.log_normal_bin_masses(loc, scale, 8)
     below = masses - oracles.array(density.log_prob(levels_of(density)))
     assert below.min() > -1e-9
+    if scale == 10.0:
+        assert below.max() < 1e-3  # Jensen's gap is small where the density is flat
     assert np.exp(oracles.array(density.log_prob(levels_of(density)))).sum() < 1
 
 

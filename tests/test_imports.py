@@ -42,7 +42,7 @@ def anything_but(*refused: str) -> Callable[[str], bool]:
 def inference_may(name: str) -> bool:
     """Its one picture: the terms draw themselves."""
     allowed = inside(name, "probgen.models.contracts", "probgen.plots.terms.terms_figure")
-    return allowed or anything_but("models", *ABOVE)(name)
+    return allowed or anything_but("models", "measures", *ABOVE)(name)
 
 
 RULES = {
@@ -50,7 +50,8 @@ RULES = {
     "distributions": only(
         "distributions", "errors", "layers.cursor"
     ),  # the one thing a fast sampler shares with a network
-    "models": anything_but("inference", *ABOVE),
+    "models": anything_but("inference", "measures", *ABOVE),
+    "data": only("data", "errors", "vocabulary"),
     "inference": inference_may,
     "explanations": anything_but("commands", "cli", "runs", "plots"),
     "measures": only("measures", "data", "layers", "distributions", "errors", "console", "files"),

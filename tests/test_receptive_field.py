@@ -91,6 +91,24 @@ def test_strength_is_the_size_of_the_gradient_and_shades_are_its_decades():
     assert (found.num_seen, found.num_earlier) == (4, 5)
 
 
+def test_strength_is_the_mean_size_over_images_of_the_gradient_of_all_numbers():
+    """Of two numbers, f and −f with f = Σ_j w_j x_j², weighted by random v: |v_1 − v_2| · 2 |w_j x_j| of each image."""
+    weights, x = torch.tensor([[1.0, 0.5, -2.0], [0.3, 0.0, 0.0]]), torch.randn(4, 1, 2, 3)
+
+    def numbers(x):
+        f = (x.square() * weights).sum((-3, -2, -1))
+        return torch.stack([f, -f], 1)[..., None, None, None].expand(-1, 2, 1, 2, 3)
+
+    v = torch.randn(4, 2, 1, generator=torch.Generator().manual_seed(0))
+    each = (v[:, 0] - v[:, 1])[..., None] * (x * weights).squeeze(1)
+    found = receptive_field(numbers, x, 1, 2).strength
+    check_equal(found, each.abs().mean(0) / each.abs().mean(0).max(), 1e-6)
+    unweighted = (x * weights).squeeze(1).abs().mean(0)
+    for twin in (each.abs().max(0).values, each.mean(0).abs(), each[0].abs(), unweighted):
+        with pytest.raises(AssertionError):
+            check_equal(found, twin / twin.max(), 1e-6)
+
+
 def test_asking_draws_nothing_and_leaves_no_gradient():
     pair, state = PixelCNN(SHAPE, 2, features=2), torch.get_rng_state()
     assert str(field_of(pair)) == str(field_of(pair))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from probgen.measures import two_sample_test
 from probgen.measures.two_sample import halves
@@ -32,6 +33,8 @@ def test_the_accuracy_is_as_defined():
     test = two_sample_test(samples, real)
     assert (test.neighbours, test.num_train, test.num_test) == (5, 26, 26)
     assert test.accuracy == pytest.approx(by_definition(samples, real))
+    assert test.null_stderr == pytest.approx(0.5 / math.sqrt(26))
+    assert test.p_value == pytest.approx(stats.norm.sf((test.accuracy - 0.5) / test.null_stderr))
     for twin in ({"swapped": True}, {"neighbours": 1}, {"trained_on": 1}):
         assert test.accuracy != pytest.approx(by_definition(samples, real, **twin)), twin
 

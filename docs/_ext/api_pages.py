@@ -63,7 +63,15 @@ def write(app: Any) -> None:
             path.write_text(text, encoding="utf-8")
 
 
+def without_sourceless(app: Any, env: Any) -> None:
+    """Sphinx's list of sources also names modules that it found no source of, as `builtins`: links to nothing."""
+    sources = getattr(env, "_viewcode_modules", {})
+    for name in [name for name, entry in sources.items() if not entry]:
+        del sources[name]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's entry."""
     app.connect("builder-inited", write)
+    app.connect("env-check-consistency", without_sourceless)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

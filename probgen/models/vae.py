@@ -25,7 +25,7 @@ from probgen.models.pixel_likelihood import PixelCNNLikelihood
 
 
 class VAE(nn.Module):
-    """p(x, z) = N(z; 0, I) · p(x | decoder(z)), guide q(z | x) = N(z; μ_z(x), σ_z(x)² I).
+    """p(x, z) = N(z; 0, I) · p(x | decoder(z)), guide q(z | x) = N(z; μ_z(x), diag σ_z(x)²).
 
     image_shape: (c, h, w), or (d,) for real vectors.
     levels: number of grey levels, or None for real-valued data.
@@ -87,7 +87,7 @@ class VAE(nn.Module):
             pyro.sample("x", self.likelihood(self.decoder(z)), obs=x.to(z.dtype))
 
     def guide(self, x: Shaped[Tensor, "b *shape"]) -> None:
-        """q(z | x) = N(z; μ_z(x), σ_z(x)² I); drawn as z = μ_z + σ_z ε, so that gradients pass through."""
+        """q(z | x) = N(z; μ_z(x), diag σ_z(x)²); drawn as z = μ_z + σ_z ε, so that gradients pass through."""
         with pyro.plate("images", len(x)), poutine.scale(scale=self.kl_weight):
             pyro.sample("z", self.posterior(x))
 
@@ -109,7 +109,7 @@ class VAE(nn.Module):
         return dist.Normal(zeros, 1.0).to_event(1)
 
     def posterior(self, x: Shaped[Tensor, "b *shape"]) -> dist.Distribution:
-        """q(z | x) = N(μ_z(x), σ_z(x)² I)."""
+        """q(z | x) = N(μ_z(x), diag σ_z(x)²)."""
         mu, log_sigma = self.encoder(scaled(x, self.levels, self.encoder)).chunk(2, -1)
         return dist.Normal(mu, log_sigma.exp()).to_event(1)
 
