@@ -3,6 +3,7 @@
 python docs/check_site.py [FOLDER]        (part of `make docs`; exit code 1 and a line for each fault)
 """
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,9 @@ LOADED = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src")
 MENTIONED = {"canonical", "search", "index", "next", "prev", "author", "copyright"}  # <link rel=…>: nothing is loaded
 
 
+FETCHED = re.compile(r"(?:url\(\s*|@import\s+)['\"]?((?:https?:)?//[^'\")\s]+)")  # by a style sheet
+
+
 class Page(HTMLParser):
     """The anchors of a page, what it links to, and what a browser loads to show it."""
 
@@ -19,7 +23,7 @@ class Page(HTMLParser):
         super().__init__()
         self.anchors: set[str] = {"", "top"}
         self.links: list[str] = []
-        self.loaded: list[str] = []
+        self.loaded: list[str] = FETCHED.findall(text)
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -31,6 +35,7 @@ class Page(HTMLParser):
         for key in ("src", "href"):
             if (tag, key) in LOADED and key in named and named.get("rel") not in MENTIONED:
                 self.loaded.append(named[key])
+        self.loaded += [choice.split()[0] for choice in named.get("srcset", "").split(",") if choice.split()]
 
 
 def faults(root: Path) -> list[str]:
@@ -39,7 +44,11 @@ def faults(root: Path) -> list[str]:
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(root.rglob("*.html"))}
     if not pages:
         return [f"{root}: no pages: build them with make docs"]
-    found = []
+    found = [
+        f"{path.relative_to(root)} loads {link}"
+        for path in sorted(root.rglob("*.css"))
+        for link in FETCHED.findall(path.read_text(encoding="utf-8"))
+    ]
     for path, page in pages.items():
         for link in [*page.links, *page.loaded]:
             parts = urlsplit(link)

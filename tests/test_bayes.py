@@ -158,6 +158,11 @@ TWO = [gaussian([0.0, 0.0], 1.0)] * 2
 POINTS = torch.zeros(3, 2).double()
 
 
+def test_a_module_list_is_a_sequence():
+    prior, pair = torch.tensor([0.25, 0.75]).log(), [gaussian([0.0, 1.0], 1.0), gaussian([2.0, 0.0], 1.5)]
+    check_equal(class_posterior(torch.nn.ModuleList(pair), POINTS, prior), class_posterior(pair, POINTS, prior))
+
+
 @pytest.mark.parametrize(
     ("classes", "x", "log_prior", "says"),
     [
@@ -168,6 +173,7 @@ POINTS = torch.zeros(3, 2).double()
         (TWO[:1], POINTS, torch.zeros(1), "1 densities came, expected two or more"),
         ([VAE((2,)), *TWO], POINTS, LOG_PRIOR, "class 0 is a VAE, expected a density"),
         (TWO, POINTS[:0], LOG_PRIOR[:2], "no images came"),
+        ([dist.Normal(0.0, 1.0)] * 2, POINTS, torch.tensor([0.5, 0.5]).log(), r"class 0, a Normal, gave .* \(3, 2\)"),
         (TWO[0], POINTS, None, "MultivariateGaussian takes no labels: train with condition=label"),
         (GAN((2,), num_classes=2, condition="label"), POINTS, None, "GAN has no density of its classes"),
         (Latent(), POINTS[:, 0], None, "site 'z' of Latent is latent"),

@@ -137,6 +137,7 @@ def test_a_collapsed_latent_counts_as_long_as_its_draws_are_not_taken():
         (ROTATED, {"v": torch.arange(99)}, r"factor 'v' of shape \(99,\) came"),
         (ROTATED, {"v": torch.ones(100)}, "factor 'v' is the same for all 100"),
         (ROTATED, {"v": torch.full((100,), math.nan)}, "factor 'v' has nan"),
+        (ROTATED.repeat(10, 1), {"v": torch.arange(-979.0, 21).clamp_min(0)}, "factor 'v' falls into one bin"),
     ],
 )
 def test_what_has_no_gap_is_refused(untyped, codes, factors, says):

@@ -1,7 +1,6 @@
 """The documentation against the code: its equations, its commands, its links, what is packed."""
 
 import ast
-import fnmatch
 import importlib
 import importlib.util
 import re
@@ -182,6 +181,18 @@ def test_broken_links_and_foreign_files_are_found(site, tmp_path):
     assert "b.html: c.html leads nowhere" in said
     assert "b.html loads https://example.com/x.png" in said
     assert len(said) == 3
+    (tmp_path / "b.html").write_text(
+        "<style>@import 'https://example.com/a.css'</style><img srcset='//e.org/x.png 2x'>"
+    )
+    (tmp_path / "s.css").write_text(
+        '@font-face { src: url("https://example.com/f.woff") } b { background: url(s.png) }'
+    )
+    assert site.faults(tmp_path) == [
+        "s.css loads https://example.com/f.woff",
+        "a.html: b.html#here has no such place",
+        "b.html loads https://example.com/a.css",
+        "b.html loads //e.org/x.png",
+    ]
     assert site.faults(tmp_path / "nothing") != []
 
 
@@ -190,7 +201,7 @@ def test_broken_links_and_foreign_files_are_found(site, tmp_path):
 
 def test_every_file_of_the_package_is_packed():
     globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["probgen"]
-    others = [p.relative_to(ROOT / "probgen").as_posix() for p in (ROOT / "probgen").rglob("*") if p.is_file()]
-    others = [name for name in others if not name.endswith((".py", ".pyc"))]
-    assert "py.typed" in others
-    assert [name for name in others if not any(fnmatch.fnmatch(name, glob) for glob in globs)] == []
+    package = ROOT / "probgen"
+    others = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert package / "py.typed" in others
+    assert others == {path for glob in globs for path in package.glob(glob)}

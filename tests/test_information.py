@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from laws import check_coverage, check_equal
-from torch.distributions import Categorical, Independent, MultivariateNormal, Normal
+from torch.distributions import Categorical, MultivariateNormal, Normal
 from torch.distributions import kl_divergence as closed_form
 
 from probgen.errors import UserError
@@ -61,16 +61,12 @@ def test_of_equal_densities_it_is_nothing_and_between_gaussians_the_closed_form(
 
 
 def test_where_q_gives_no_mass_it_is_infinite():
-    p, q = (Independent(Normal(torch.zeros(1), 1.0), 1), Nowhere(torch.zeros(1), 1.0))
+    p, q = (density(torch.zeros(1), torch.eye(1)) for density in (MultivariateNormal, Nowhere))
     assert kl_divergence(p, q, 10).value == math.inf
 
 
-class Nowhere(Normal):
+class Nowhere(MultivariateNormal):
     """No density at all, anywhere that is drawn."""
-
-    def __init__(self, loc, scale):
-        super().__init__(loc, scale)
-        self._batch_shape = torch.Size()
 
     def log_prob(self, value):
         return torch.full((len(value),), -math.inf)
@@ -115,3 +111,5 @@ def test_what_has_no_error_is_refused(measure):
     for pair in ((batch, Q), (P, batch)):
         with pytest.raises(UserError, match=r"a batch of densities of shape \(4,\) came"):
             measure(*pair)
+    with pytest.raises(UserError, match=r"over numbers of shape \(2,\) and \(\) came"):
+        measure(MultivariateNormal(torch.zeros(2), torch.eye(2)), Normal(0.0, 1.0))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from probgen.errors import UserError
 from probgen.inference.traces import Program, as_real, check_images, evaluating, trace_pair
@@ -33,7 +33,7 @@ def class_log_joint(
     of another length, or does not sum to one.
     """
     check_images(x)
-    if not isinstance(classes, Sequence):
+    if not isinstance(classes, Sequence | nn.ModuleList):
         if log_prior is not None:
             raise UserError(f"log_prior came with {type(classes).__name__}, which has a p(y) of its own: leave it out")
         with evaluating(classes):
@@ -41,7 +41,7 @@ def class_log_joint(
     check_densities(classes)
     prior = checked_prior(log_prior, len(classes))
     with evaluating(*classes):
-        parts = [torch.stack([p.log_prob(part) for p in classes], -1) for part in as_real(x).split(CHUNK)]
+        parts = [torch.stack(list(scored(classes, part)), -1) for part in as_real(x).split(CHUNK)]
     likelihoods = torch.cat(parts)
     return likelihoods + prior.to(likelihoods)
 
@@ -55,6 +55,18 @@ def class_posterior(
     quotient is no bound on p(y | x). nan for an image that has no density under any class.
     """
     return class_log_joint(classes, x, log_prior).log_softmax(-1)
+
+
+def scored(classes: Sequence[Any] | nn.ModuleList, x: Float[Tensor, "b *shape"]) -> Iterator[Float[Tensor, " b"]]:
+    """log p(x | y) of each class in turn."""
+    for label, density in enumerate(classes):
+        log_prob = density.log_prob(x)
+        if log_prob.shape != (len(x),):
+            raise UserError(
+                f"class {label}, a {type(density).__name__}, gave log-probabilities of shape {tuple(log_prob.shape)} "
+                f"for {len(x)} images, expected one for each: to_event makes the numbers of an image one event"
+            )
+        yield log_prob
 
 
 def of_pair(pair: Any, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b y"]:
@@ -85,7 +97,7 @@ def labelled(program: Callable[[Tensor, Tensor], Any], label: int) -> Program:
     return lambda x: program(x, torch.full((len(x),), label, device=x.device))
 
 
-def check_densities(classes: Sequence[Any]) -> None:
+def check_densities(classes: Sequence[Any] | nn.ModuleList) -> None:
     """Two classes or more, each of which can be scored."""
     if len(classes) < 2:
         raise UserError(f"{len(classes)} densities came, expected two or more: one for each class")

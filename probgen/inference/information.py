@@ -22,7 +22,7 @@ def cross_entropy(p: Distribution, q: Distribution, num_samples: int = 1000) -> 
     p: can be drawn from. q: can be scored. Both with an empty batch shape. Where p is known by data x only, minus the
     value of `probgen.inference.exact(q.log_prob, x)` is the same mean.
 
-    Raises UserError for fewer than two draws, which have no error, or for a batch of densities.
+    Raises UserError for fewer than two draws, which have no error, for a batch of densities, or two over other shapes.
     """
     return Estimate.of(-q.log_prob(drawn(p, q, num_samples)), "estimate")
 
@@ -45,4 +45,7 @@ def drawn(p: Distribution, q: Distribution, num_samples: int) -> Shaped[Tensor, 
     for density in (p, q):
         if density.batch_shape:
             raise UserError(f"a batch of densities of shape {tuple(density.batch_shape)} came, expected one")
+    if p.event_shape != q.event_shape:
+        came = f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
+        raise UserError(f"densities over numbers of shape {came} came, expected two over the same")
     return p.sample(torch.Size([num_samples]))

@@ -64,6 +64,7 @@ def mutual_information_gap(
     check(codes, factors)
     cut_codes = [cut(code, CODE_BINS) for code in codes.detach().double().cpu().T]
     values = [cut(factor.detach().cpu(), FACTOR_BINS) for factor in factors.values()]
+    check_cut(factors, values)
     entropies = torch.stack([surprise(v).mean() for v in values])
     pointwise = torch.stack([torch.stack([shared(z, v) for v in values]) for z in cut_codes])  # d k n
     information = pointwise.mean(-1) / entropies
@@ -100,6 +101,15 @@ def surprise(values: Int64[Tensor, "n"]) -> Float64[Tensor, "n"]:
     """−log p of each image's own value in nats; its mean is the entropy."""
     _, places, counts = values.unique(return_inverse=True, return_counts=True)
     return (math.log(len(values)) - counts.double().log())[places]
+
+
+def check_cut(factors: Mapping[str, Tensor], values: list[Tensor]) -> None:
+    """Raise UserError for a real factor whose bins are all one."""
+    for name, cuts in zip(factors, values, strict=True):
+        if len(cuts.unique()) < 2:
+            raise UserError(
+                f"factor {name!r} falls into one bin, for most of its numbers are alike: give it as whole numbers"
+            )
 
 
 def check(codes: Float[Tensor, "n d"], factors: Mapping[str, Shaped[Tensor, "n"]]) -> None:
