@@ -61,7 +61,7 @@ def formula(line: Mapping[str, Any], width: int) -> list[Text]:
 
 
 def number(line: Mapping[str, Any], unit: str) -> Text:
-    """`−2.57285503 nats   difference 4.4e-16`."""
+    """`−2.57285500 nats   difference 4.4e-16`."""
     told = Text(" " * (INDENT + 4))
     told.append(in_figures(line["value"], line["stderr"], unit), "cyan")
     if line["holds"] is False:

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from probgen import load, tables_explain
 from probgen.data import load_data
-from probgen.explanations import TOPICS, chain_rule
+from probgen.distributions import FactoredImage
+from probgen.explanations import TOPICS, prefixes
 from probgen.explanations.small_pair import SmallPair
+from probgen.layers import LanguageLSTM
 
 each_topic = pytest.mark.parametrize("topic", TOPICS)
 ON_RUNS = [
@@ -151,7 +153,7 @@ def test_what_cannot_be_computed_says_so():
     assert "no number" in text
     assert "∫ p(x | z) p(z) dz cannot be computed" in text
     found = ok("explain", "elbo", "--run", trained("vae"), "--json").json
-    assert [line["value"] for line in lines_of(found)].count(None) == 2
+    assert [line["value"] for line in lines_of(found)].count(None) == 1
 
 
 def test_numbers_are_those_of_the_run():
@@ -166,13 +168,51 @@ def test_numbers_are_those_of_the_run():
     check_equal(number(found, "Σ_i log p(x_i | x_1 … x_{i−1})"), expected[1], 1e-4)
 
 
-def test_a_run_that_sees_the_future_does_not_hold(monkeypatch):
-    real = chain_rule.in_order
-    monkeypatch.setattr(
-        chain_rule, "in_order", lambda parts: real(parts) + (real(parts)[-1] if parts.dim() == 3 else 0)
-    )
-    found = ok("explain", "chain-rule", "--run", trained("pixelcnn"), "--json").json
-    assert not found["holds"]
+UNSEEN = "no factor sees itself or what comes after it: "
+
+
+def unseen(run):
+    """The chain in which each factor of a run is given a prefix alone, and whether its line holds."""
+    found = ok("explain", "chain-rule", "--run", trained(run), "--json").json
+    chain = next(chain for chain in found["chains"] if chain["title"].startswith(UNSEEN))
+    return chain["title"].removeprefix(UNSEEN), chain["lines"][-1]["holds"]
+
+
+@pytest.mark.parametrize("seen", [lambda x: x.flip(-1), lambda x: x], ids=["future", "itself"])
+@pytest.mark.parametrize("run", ["pixelcnn", "pixelcnn-label"])
+def test_a_network_that_sees_what_it_predicts_does_not_hold(run, seen, monkeypatch):
+    real = FactoredImage.numbers
+
+    def numbers(density, x, context=None):
+        logits = real(density, x, context)
+        return torch.cat([logits[:, :1] + seen(x)[:, None], logits[:, 1:]], 1)
+
+    assert unseen(run) == ("all factors", True)
+    monkeypatch.setattr(FactoredImage, "numbers", numbers)
+    assert unseen(run) == ("all factors", False)
+
+
+@pytest.mark.parametrize("seen", [lambda w: w.roll(-1, 1), lambda w: w], ids=["future", "itself"])
+def test_a_language_model_that_sees_what_it_predicts_does_not_hold(seen, monkeypatch):
+    real = LanguageLSTM.forward
+
+    def forward(network, tokens, context=None):
+        return real(network, tokens, context) + torch.nn.functional.one_hot(seen(tokens), network.num_symbols)
+
+    assert unseen("language")[1]
+    monkeypatch.setattr(LanguageLSTM, "forward", forward)
+    assert not unseen("language")[1]
+
+
+def test_an_image_of_many_pixels_is_shown_in_blocks(monkeypatch):
+    monkeypatch.setattr(prefixes, "MOST_FACTORS", 5)
+    found = ok("explain", "chain-rule", "--run", trained("pixelcnn-label"), "--index", 3, "--json").json
+    assert found["holds"], found["verdict"]
+    assert found["chains"][1]["title"] == f"{UNSEEN}5 of the 64 factors"
+    real = FactoredImage.numbers
+    monkeypatch.setattr(FactoredImage, "numbers", lambda density, x, c=None: real(density, x + x.flip(-2), c))
+    wrong = ok("explain", "chain-rule", "--run", trained("pixelcnn-label"), "--index", 3, "--json").json
+    assert False in [line["holds"] for line in wrong["chains"][0]["lines"]]
 
 
 def test_a_sentence_is_shown():

@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from probgen.distributions import FactoredSequence, LabelledImage
+from probgen.distributions import LabelledImage
 from probgen.explanations.lines import Chain, Derivation, Line
+from probgen.explanations.prefixes import from_prefixes, in_blocks, in_order, is_text
 from probgen.explanations.subject import Subject, list_of
 from probgen.inference.evidence import entropy
 from probgen.inference.traces import evaluating
 from probgen.models.pixelcnn import PixelCNN
-from probgen.vocabulary import END
 
 IMAGE = (1, 0, 0, 1)  # of 2 × 2 pixels, in raster order
 DRAWS = 4000
-MOST_FACTORS = 64  # of a run, each with a pass of the network of its own
 SPREAD = 0.5  # of an untrained network's weights, so that its pixels depend on each other
 
 LOG_PROB, MAP = "probgen.distributions.FactoredImage.log_prob", "probgen.distributions.FactoredImage.log_prob_map"
 NUMBERS, ENTROPY = "probgen.distributions.FactoredImage.numbers", "probgen.inference.entropy"
+PREFIXES = "probgen.explanations.prefixes.from_prefixes"
 
 
 def small() -> Derivation:
@@ -164,6 +164,7 @@ def trained(subject: Subject) -> Derivation:
     density = chain_of(subject)
     with torch.no_grad(), evaluating(subject.pair):
         parts = density.log_prob_map(subject.images)[0]
+        places, given = from_prefixes(subject, density)
         lines = [
             Line(
                 "",
@@ -175,16 +176,16 @@ def trained(subject: Subject) -> Derivation:
             Line(
                 "=",
                 "Σ_i log p(x_i | x_1 … x_{i−1})",
-                float(parts.sum()),
-                "logarithm of a product",
-                f"{name_of(density)}_map",
+                float(in_blocks(places, given).sum()),
+                one_by_one(places),
+                PREFIXES,
             ),
         ]
         if isinstance(density, LabelledImage):
             lines.append(by_label(subject))
         chains = (
-            Chain("the sum of its factors", (*lines, halves(density, parts)), remark=factors_in_words(parts)),
-            without_future(subject, density, parts),
+            Chain("the sum of its factors", (*lines, halves(density, places, given)), remark=factors_in_words(parts)),
+            without_future(density, in_order(parts), places, given),
         )
     opening = f"A joint probability as a product of conditionals, shown on {subject.who}"
     opening += f": {shown_text(subject)!r}." if is_text(density) else "."
@@ -204,11 +205,6 @@ def chain_of(subject: Subject) -> Any:
     return density
 
 
-def is_text(density: Any) -> bool:
-    """Whether it is of symbols, not pixels."""
-    return isinstance(density, FactoredSequence)
-
-
 def shown_text(subject: Subject) -> str:
     """The sentence."""
     return subject.pair.decode(subject.images)[0]
@@ -219,20 +215,20 @@ def name_of(density: Any) -> str:
     return f"probgen.distributions.{type(density).__name__}.log_prob"
 
 
-def in_order(parts: Float64[Tensor, "*shape"]) -> Float64[Tensor, " n"]:
-    """The factors in the order of the chain: of an image row by row, in a pixel channel by channel."""
-    return parts.movedim(0, -1).flatten() if parts.dim() == 3 else parts
+def one_by_one(places: Int64[Tensor, " k"]) -> str:
+    """How many passes gave the factors."""
+    return f"log of a product; {len(places)} passes, each shown only what is before"
 
 
-def halves(density: Any, parts: Float64[Tensor, "*shape"]) -> Line:
-    """The same in two parts, each summed by itself."""
-    ordered = in_order(parts)
-    middle = len(ordered) // 2
-    first, rest = float(ordered[:middle].sum()), float(ordered[middle:].sum())
+def halves(density: Any, places: Int64[Tensor, " k"], given: Float64[Tensor, "k n"]) -> Line:
+    """The same in two parts: the first by a pass that is shown nothing of the second."""
+    middle = int(places[len(places) // 2])
+    first = float(given[len(places) // 2, :middle].sum())
+    rest = float(in_blocks(places, given)[middle:].sum())
     what = "symbols" if is_text(density) else "pixels"
     formula = f"log p(first {middle:,} {what}) + log p(the rest | them)"
     reason = f"{first:.3f} and {rest:.3f}".replace("-", "−")
-    return Line("=", formula, first + rest, reason, f"{name_of(density)}_map")
+    return Line("=", formula, first + rest, reason, PREFIXES)
 
 
 def by_label(subject: Subject) -> Line:
@@ -253,21 +249,16 @@ def factors_in_words(parts: Float64[Tensor, "*shape"]) -> str:
     return f"{number:,} factors of less than one, {mean} nats on average, {first}."
 
 
-def without_future(subject: Subject, density: Any, parts: Float64[Tensor, "*shape"]) -> Chain:
-    """Factors by a network that is not shown what comes after them, as when one draws; at most so many."""
-    ordered, x = in_order(parts), in_order(subject.images[0])
-    places = torch.linspace(0, len(x) - 1, min(MOST_FACTORS, len(x))).round().long().to(x.device)
-    later = torch.arange(len(x), device=x.device) > places[:, None]
-    cut = torch.where(later, END if is_text(density) else 0.0, x)
-    if parts.dim() == 3:
-        channels, height, width = parts.shape
-        cut = cut.reshape(-1, height, width, channels).movedim(-1, 1)
-    again = torch.stack([in_order(one) for one in density.log_prob_map(cut)])
-    by = f"{name_of(density)}_map"
+def without_future(
+    density: Any, ordered: Float64[Tensor, " all"], places: Int64[Tensor, " k"], given: Float64[Tensor, "k n"]
+) -> Chain:
+    """Factors by a network that is shown neither what it is to predict nor what comes after, as when one draws."""
+    count = given.shape[1]
     lines = (
-        Line("", "Σ_i log p(x_i | x_1 … x_{i−1})", float(ordered[places].sum()), "all in one pass", by),
-        Line("=", "the same, all after i set to 0 for factor i", float(again.gather(1, places[:, None]).sum()),
-             "one pass each: none sees the future", by),
+        Line("", "Σ_i log p(x_i | x_1 … x_{i−1})", float(ordered[places].sum()), "all in one pass",
+             f"{name_of(density)}_map"),
+        Line("=", "the same, all from i on set to 0 for factor i", float(given.gather(1, places[:, None]).sum()),
+             "one pass each: none sees itself or the future", PREFIXES),
     )  # fmt: skip
-    which = "all" if len(places) == len(x) else f"{len(places)} of the {len(x):,}"
-    return Chain(f"no factor sees what comes after it: {which} factors", lines)
+    which = "all" if len(places) == count else f"{len(places)} of the {count:,}"
+    return Chain(f"no factor sees itself or what comes after it: {which} factors", lines)

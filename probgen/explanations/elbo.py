@@ -18,6 +18,7 @@ DRAWS = 2000  # of z, for each sampled line
 PARTICLES = 5000  # of a run's importance-weighted bound on log p(x), at most
 
 SCORE, TERMS = "probgen.inference.traces.score", "probgen.inference.elbo_terms"
+JOINT = "probgen.explanations.small_pair.SmallPair.log_joint"
 MEAN = "probgen.explanations.small_pair.SmallPair.mean"
 LOG_PROB = "probgen.models.ProbabilisticPCA.log_prob"
 CLOSED = "probgen.explanations.small_pair.SmallPair.closed_elbo"
@@ -56,7 +57,7 @@ def from_log_p(pair: SmallPair) -> Chain:
     lines = (
         Line("", "log p(x)", log_p, "p(x) = N(x; μ, W Wᵀ + σ² I) is known here", LOG_PROB),
         Line("=", "E_q[log p(x)]", pair.mean(lambda z: 0 * z + log_p), "p(x) does not depend on z", MEAN),
-        Line("=", "E_q[log (p(x, z) / p(z | x))]", pair.mean(lambda z: p_xz(z) - p_z_x(z)), "Bayes' rule", SCORE),
+        Line("=", "E_q[log (p(x, z) / p(z | x))]", pair.mean(lambda z: p_xz(z) - p_z_x(z)), "Bayes' rule", JOINT),
         Line(
             "=", "E_q[log (p(x | z) p(z) / p(z | x))]", pair.mean(lambda z: p_x_z(z) + p_z(z) - p_z_x(z)),
             "product rule", SCORE,
@@ -133,7 +134,6 @@ def trained(subject: Subject) -> Derivation:
     log_p = subject.log_prob()
     why = "∫ p(x | z) p(z) dz cannot be computed" if log_p is None else "this model knows it"
     by = "" if log_p is None else "probgen.inference.exact"
-    gap = None if log_p is None else added(log_p, minus(bound))
     second = Chain(
         "from log p(x) down to the bound",
         (
@@ -145,13 +145,10 @@ def trained(subject: Subject) -> Derivation:
     third = Chain(
         "the third term, from below",
         (
-            Line("", "KL(q(z | x) ‖ p(z | x)) = log p(x) − ELBO", gap, why, by),
-            Line(
-                "≥", f"the bound with K = {particles:,} − ELBO", added(best, minus(bound)), "it is below log p(x)", IWAE
-            ),
-            Line("≥", "0", 0.0, "Gibbs' inequality"),
+            Line("", f"the bound with K = {particles:,} − ELBO", added(best, minus(bound)), "drawn apart", IWAE),
+            Line("≥", "0", 0.0, "Jensen: the bound rises with K"),
         ),
-        remark="From above: only on images drawn from the model, by `probgen evaluate RUN --method bdmc`.",
+        remark=third_term(log_p, bound),
     )
     closing = "Training raises the ELBO: that raises log p(x), or lowers the third term, or both."
     opening = f"log p(x) as three terms, of which two can be computed, shown on {subject.who}."
@@ -159,6 +156,16 @@ def trained(subject: Subject) -> Derivation:
 
 
 IWAE = "probgen.inference.iwae"
+
+
+def third_term(log_p: float | None, bound: Estimate) -> str:
+    """What the difference of two bounds says of KL(q(z | x) ‖ p(z | x)), and its value where log p(x) is known."""
+    said = "log p(x) lies above the bound with K: KL(q(z | x) ‖ p(z | x)) = log p(x) − ELBO is at least as large"
+    if log_p is None:
+        return f"{said}. From above: only on images drawn from the model, by `probgen evaluate RUN --method bdmc`."
+    gap = Line("", "", added(log_p, minus(bound)), "")
+    error = f" ± {gap.stderr:.4f}" if gap.stderr else ""
+    return f"{said}; it is {round(log_p - bound.value, 4) + 0.0:.4f}{error} nats.".replace("-", "−")
 
 
 def as_trained(subject: Subject) -> tuple[Estimate, Chain]:

@@ -62,15 +62,16 @@ def value_at_best(p: Normal, q: Normal) -> Chain:
     x, made = p.sample(torch.Size([DRAWS])), FAKE[0] + FAKE[1] * torch.randn(DRAWS, dtype=torch.float64)
     real, fake = (optimal_discriminator(p.log_prob(t), q.log_prob(t)) for t in (x, made))
     put_in = [expectation(log, log - torch.logaddexp(log_p, log_q), GRID) for log in (log_p, log_q)]
-    kls = [expectation(log, log - log_m, GRID) for log in (log_p, log_q)]
+    mixed = expectation(log_m, -log_m, GRID)
     lines = (
         Line("", "V(D*, G), D*(x) = p(x) / (p(x) + q(x))", float(minimax_value(log_p, log_q, logit, GRID)),
              "logit D* = log p(x) − log q(x)", VALUE),
         Line("=", "∫ p log [p / (p + q)] dx + ∫ q log [q / (p + q)] dx", float(sum(put_in)), "put D* in", EXPECTATION),
-        Line("=", "KL(p ‖ (p + q) / 2) + KL(q ‖ (p + q) / 2) − 2 log 2", float(sum(kls)) - 2 * math.log(2),
-             "take ½ out of each denominator", EXPECTATION),
         Line("=", "2 JSD(p, q) − log 4", float(2 * jensen_shannon(log_p, log_q, GRID)) - math.log(4),
-             "definition", JSD),
+             "take ½ out: KL(p ‖ (p + q) / 2) + KL(q ‖ (p + q) / 2) = 2 JSD", JSD),
+        Line("=", "2 H((p + q) / 2) − H(p) − H(q) − log 4",
+             float(2 * mixed - p.entropy() - q.entropy()) - math.log(4), "JSD by entropies, of p and q in closed form",
+             EXPECTATION),
         Line("=", "E_x[log D*(x)] + E_z[log(1 − D*(G(z)))], sampled",
              added(mean_of(logsigmoid(real)), mean_of(logsigmoid(-fake))), f"{DRAWS:,} draws of each", BEST),
     )  # fmt: skip

@@ -22,16 +22,20 @@ FORMULAS = {
 
 def written_out(name: str, real: Float64[Tensor, " n"], fake: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     """What is averaged in V, as in `FORMULAS`, for each pair of a real and a generated image."""
-    d, g = real.sigmoid(), fake.sigmoid()
     forms = {
-        "minimax": d.log() + (1 - g).log(),
-        "non-saturating": d.log() + (1 - g).log(),
+        "minimax": log_sigmoid(real) + log_sigmoid(-fake),
+        "non-saturating": log_sigmoid(real) + log_sigmoid(-fake),
         "least-squares": -((real - 1) ** 2) / 2 - fake**2 / 2,
         "hinge": (real - 1).clamp_max(0) + (-1 - fake).clamp_max(0),
         "wasserstein": real - fake,
-        "relativistic": (1 / (1 + (fake - real).exp())).log(),
+        "relativistic": log_sigmoid(real - fake),
     }
     return forms[name]
+
+
+def log_sigmoid(s: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """log σ(s) = −log(1 + e^−s), finite however sure a discriminator is; log(1 − σ(s)) is that of −s."""
+    return -torch.logaddexp(torch.zeros_like(s), -s)
 
 
 class Game:
@@ -57,8 +61,11 @@ class Game:
         """The norm of a number's gradient in a player's parameters; 0 where there is no path."""
         if not of.requires_grad:
             return 0.0
-        found = torch.autograd.grad(of, self.players[player], retain_graph=True, allow_unused=True)
-        return float(torch.nn.utils.get_total_norm([g for g in found if g is not None]))
+        return float(torch.nn.utils.get_total_norm(self.gradients(of, player)))
+
+    def gradients(self, of: Tensor, player: str) -> tuple[Tensor, ...]:
+        """A number's gradient in each of a player's parameters; 0 in those without a path."""
+        return torch.autograd.grad(of, self.players[player], retain_graph=True, materialize_grads=True)
 
     def value(self) -> tuple[Chain, ...]:
         """V by the loss, as it is written; and of two halves with draws of their own."""
@@ -78,7 +85,7 @@ class Game:
             return told, Chain("the value is an expectation", halves, self.unit)
         return (told,)
 
-    def both_players(self) -> tuple[Chain, Chain]:
+    def both_players(self) -> tuple[Chain, Chain, Chain]:
         """Which gradients there are: each term's, in each player's parameters."""
         whole = self.loss.value(self.real, self.fake)
         by_fake, by_real = (
@@ -88,12 +95,13 @@ class Game:
         generator = (
             Line("", "|∂V/∂θ|, θ the generator's parameters", self.norm(whole, "generator"), "of all of V", AUTOGRAD),
             Line("=", "|∂V/∂θ|, D(x) held fixed", self.norm(by_fake, "generator"), "its path is D(G(z))", AUTOGRAD),
-            Line("≠", "|∂V/∂θ|, D(G(z)) held fixed", self.norm(by_real, "generator"), "what is left", AUTOGRAD),
+        )
+        nothing = (
+            Line("", "|∂V/∂θ|, D(G(z)) held fixed", self.norm(by_real, "generator"), "what is left", AUTOGRAD),
             Line("=", "0", 0.0, "real images do not depend on G"),
         )
-        both = torch.autograd.grad(by_fake, self.players["discriminator"], retain_graph=True, allow_unused=True)
-        other = torch.autograd.grad(by_real, self.players["discriminator"], retain_graph=True, allow_unused=True)
-        joined = [a + b for a, b in zip(both, other, strict=True) if a is not None and b is not None]
+        sides = (self.gradients(by, "discriminator") for by in (by_fake, by_real))
+        joined = [a + b for a, b in zip(*sides, strict=True)]
         discriminator = (
             Line("", "|∂V/∂φ|, φ the discriminator's", self.norm(whole, "discriminator"), "of all of V", AUTOGRAD),
             Line("=", "|∂V/∂φ through D(x) + ∂V/∂φ through D(G(z))|", float(torch.nn.utils.get_total_norm(joined)),
@@ -102,6 +110,7 @@ class Game:
         unit = "per unit of parameters"
         return (
             Chain("the generator learns from generated images alone", generator, unit),
+            Chain("the generator learns nothing from real images", nothing, unit),
             Chain("the discriminator learns from both", discriminator, unit),
         )
 

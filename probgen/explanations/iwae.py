@@ -24,6 +24,7 @@ FEWEST_DRAWS = 20  # of each
 
 IWAE, TERMS, SCORE = "probgen.inference.iwae", "probgen.inference.elbo_terms", "probgen.inference.traces.score"
 TRAPEZOID, NODES = "torch.trapezoid", "probgen.explanations.small_pair.SmallPair.nodes"
+JOINT = "probgen.explanations.small_pair.SmallPair.log_joint"
 BOUND = "E_q[log p(x | z)] − KL(q(z | x) ‖ p(z))"
 
 
@@ -60,11 +61,11 @@ def as_a_mean(pair: SmallPair) -> Chain:
         Line(
             "=",
             "log E[(1/2) (w_1 + w_2)], z_1, z_2 ~ q",
-            on_pairs(pair, log_outside=True),
+            on_pairs(pair),
             "a mean has the same mean",
             NODES,
         ),
-        Line("=", f"log (1/K) Σ_k w_k, K = {len(weights):,}", sampled, "by the law of large numbers", SCORE),
+        Line("=", f"log (1/K) Σ_k w_k, K = {len(weights):,}", sampled, "by the law of large numbers", JOINT),
         Line("≥", "L_1 = E_q[log w]", bound(pair, 1), "Jensen: the logarithm is concave", NODES),
     )
     return Chain("log p(x) as the logarithm of a mean", lines)
@@ -77,17 +78,16 @@ def nodes_of(pair: SmallPair, number: int) -> tuple[Float64[Tensor, " n"], Float
         return pair.log_joint(z) - pair.log_guide(z), weights
 
 
-def on_pairs(pair: SmallPair, *, log_outside: bool) -> float:
-    """log E[(w_1 + w_2) / 2], or with the logarithm inside E[log …], over all pairs of nodes."""
+def on_pairs(pair: SmallPair) -> float:
+    """log E[(w_1 + w_2) / 2], over all pairs of nodes."""
     log_w, weights = nodes_of(pair, 200)
     half = torch.logaddexp(log_w[:, None], log_w[None]) - math.log(2)
-    both = weights[:, None] * weights[None]
-    return float((both * half.exp()).sum().log() if log_outside else (both * half).sum())
+    return float((weights[:, None] * weights[None] * half.exp()).sum().log())
 
 
 def bound(pair: SmallPair, number: int) -> float:
     """L_K for K = 1, 2 or 3, over all K-tuples of nodes."""
-    log_w, weights = nodes_of(pair, 60)
+    log_w, weights = nodes_of(pair, 100)
     places = range(number)
     axes = [[len(log_w) if i == j else 1 for j in places] for i in places]
     parts = torch.stack(torch.broadcast_tensors(*(log_w.reshape(axis) for axis in axes)))
@@ -166,9 +166,13 @@ def trained(subject: Subject) -> Derivation:
 
 
 def tail_in_words(best: Estimate) -> str:
-    """What Pareto k̂ says of the weights."""
-    if best.pareto_k is None or not math.isfinite(float(best.pareto_k[0])):
-        return "The weights are all alike: every L_K is log p(x)."
+    """What Pareto k̂ says of the weights; nothing where it is not known."""
+    if best.pareto_k is None:
+        return ""
     k_hat = float(best.pareto_k[0])
+    if k_hat == -math.inf:
+        return "The weights are all alike: every L_K is log p(x)."
+    if k_hat == math.inf:
+        return "One weight outweighs all others: still a bound, but loose."
     heavy = "too heavy a tail: still a bound, but loose" if best.untrusted else "a tail light enough for their mean"
     return f"Pareto k̂ of {best.particles:,} weights is {k_hat:.2f}".replace("-", "−") + f": {heavy}."

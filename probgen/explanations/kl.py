@@ -4,6 +4,7 @@ Source: Kullback and Leibler 1951; the cross-entropy loss of classifiers is H(p,
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from probgen.explanations.lines import Chain, Derivation, Line, added, mean_of, minus
+from probgen.explanations.lines import Chain, Derivation, Line, added, compare, mean_of, minus
 from probgen.explanations.subject import Subject, list_of, total
 from probgen.inference.terms_view import HOW
 from probgen.inference.traces import Site, innermost
@@ -159,14 +160,26 @@ def trained(subject: Subject) -> Derivation:
         Line("=", "E_q[log q(z | x)] − E_q[log p(z)]", apart, "each with draws of its own", TERMS),
         Line("≥", "0", 0.0, "Gibbs' inequality"),
     ]
-    chains = [Chain("the same number by several expressions", tuple(lines))]
+    chains, remark = [], ""
     opening = f"How far the guide's q(z | x) is from the prior p(z), shown on {subject.who}."
     if normal is not None:
-        turned = (lines[0], Line("≠", "KL(p(z) ‖ q(z | x))", other_way(latent), "p and q are not alike in it", KL))
-        chains.append(Chain("not symmetric, hence no distance", turned))
+        turned = Line("≠", "KL(p(z) ‖ q(z | x))", other_way(latent), "p and q are not alike in it", KL)
+        remark = same_both_ways(lines[0], turned)
+        if not remark:
+            chains.append(Chain("not symmetric, hence no distance", (lines[0], turned)))
         opening += f" q(z | x) = N(μ, σ²), μ = {list_of(normal[0], 2)}, σ = {list_of(normal[1], 2)}; p(z) = N(0, I)."
+    chains.insert(0, Chain("the same number by several expressions", tuple(lines), remark=remark))
     closing = "It is the second term of the ELBO: how many nats of z the guide tells about this image."
     return Derivation("kl", opening, tuple(chains), closing)
+
+
+def same_both_ways(one: Line, other: Line) -> str:
+    """What to say where KL(q(z | x) ‖ p(z)) and KL(p(z) ‖ q(z | x)) are one number; empty where they are two."""
+    if not compare(one, replace(other, relation="=")).holds:
+        return ""
+    if compare(one, Line("=", "0", 0.0, "")).holds:
+        return "q(z | x) is the prior here: KL(q(z | x) ‖ p(z)) and KL(p(z) ‖ q(z | x)) are both 0."
+    return "KL(p(z) ‖ q(z | x)) is the same number here, as between Gaussians that differ in μ alone."
 
 
 def by_hand(mu: Tensor, sigma: Tensor) -> list[Line]:
@@ -192,4 +205,4 @@ def normals(latent: list[Site]) -> tuple[Tensor, Tensor] | None:
 
 def other_way(latent: list[Site]) -> float:
     """KL(p(z) ‖ q(z | x)) of a single site."""
-    return float(latent[0].reduce(kl_divergence(latent[0].p, latent[0].q)))
+    return float(latent[0].reduce(kl_divergence(latent[0].p, latent[0].q)).detach())

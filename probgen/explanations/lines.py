@@ -2,6 +2,8 @@
 
 a  = b      holds where |b − a| ≤ 1e-8 · max(1, |a|, |b|), or, where one of them is sampled, ≤ 5 standard errors
 a  ≥ b      holds where b ≤ a, up to the same slack; ≤ and ≠ likewise
+
+Nothing holds of a number, or of a standard error, that is not finite.
 """
 
 import math
@@ -66,12 +68,13 @@ class Check:
 
 
 def compare(before: Line, line: Line) -> Check:
-    """Whether a line's relation to the one before holds, and by how much; never for nan."""
+    """Whether a line's relation to the one before holds, and by how much; never for an infinite number or nan."""
     if before.value is None or line.value is None:
         return Check()
-    difference = line.value - before.value
+    difference, error = line.value - before.value, math.hypot(before.stderr, line.stderr)
+    if not all(map(math.isfinite, (before.value, line.value, error))):
+        return Check(difference, None, False)  # a slack relative to an infinite number would allow anything
     slack = TOLERANCE * max(1.0, abs(before.value), abs(line.value))
-    error = math.hypot(before.stderr, line.stderr)
     if error > 0:
         slack = MOST_ERRORS * error
     holds = {

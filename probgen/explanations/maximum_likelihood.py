@@ -198,21 +198,41 @@ def sum_over_images(subject: Subject) -> Chain:
             "through mean x̄ and covariance S alone", "probgen.models.gaussian.moments",
         ),
     ]  # fmt: skip
-    if not ppca_levels and torch.linalg.cholesky_ex(spread)[1] == 0:
+    remarks = []
+    if not singular(spread):
         data, density = MultivariateNormal(mean, spread), MultivariateNormal(pair.mu, sigma)
-        parts = float(data.entropy() + kl_divergence(data, density))
+        parts = -num * (float(data.entropy() + kl_divergence(data, density)) + noise)
         reason = "cross-entropy = entropy + KL"
-        lines.append(Line("=", "−N · [H(N(x̄, S)) + KL(N(x̄, S) ‖ N(μ, Σ))]", -num * parts, reason, KL))
-    return Chain(f"the {subject.split} {subject.thing}s, N = {num:,}", tuple(lines))
+        lines.append(Line("=", f"−N · [H(N(x̄, S)) + KL(N(x̄, S) ‖ N(μ, Σ))]{words}", parts, reason, KL))
+    else:
+        remarks.append(SINGULAR.format(thing=subject.thing))
+    if shrunk(pair):
+        remarks.append(SHRUNK.format(shrinkage=pair.shrinkage))
+    return Chain(f"the {subject.split} {subject.thing}s, N = {num:,}", tuple(lines), remark=" ".join(remarks))
 
 
 EXACT, TERMS, KL = "probgen.inference.exact", "probgen.inference.elbo_terms", "torch.distributions.kl_divergence"
+SINGULAR = (
+    "The covariance S of these {thing}s is singular: N(x̄, S) has no density, and log p has no line as entropy and KL."
+)
+SHRUNK = "This Σ was shrunk, λ = {shrinkage:g}: θ is on purpose not the maximum of the likelihood, which is not shown."
+
+
+def singular(covariance: Float64[Tensor, "d d"]) -> bool:
+    """Whether it has no density, up to rounding: by the measure of `MultivariateGaussian.maximum_likelihood`."""
+    scale_tril, failed = torch.linalg.cholesky_ex(covariance)
+    return bool(failed) or bool(scale_tril.diagonal().min() < 1e-6 * covariance.diagonal().mean().sqrt())
+
+
+def shrunk(pair: Any) -> bool:
+    """Whether the run's covariance was moved away from the maximum on purpose."""
+    return bool(getattr(pair, "shrinkage", 0.0))
 
 
 def top_of(subject: Subject) -> tuple[Chain, ...]:
     """The maximum on training images beside the run's own θ; nothing where it was not sought (shrinkage)."""
     pair, x = subject.pair, subject.training
-    if x is None or getattr(pair, "shrinkage", None):
+    if x is None or shrunk(pair):
         return ()
     best = copy.deepcopy(pair).maximum_likelihood(x)
     parameters = [p for p in best.parameters() if p.requires_grad]

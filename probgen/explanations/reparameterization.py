@@ -205,24 +205,34 @@ def trained(subject: Subject) -> Derivation:
     )  # fmt: skip
     coordinates = len(direction)
     parts = "" if coordinates == comparison.num_parameters else f", {coordinates:,} of them looked at"
-    spread = (
-        Line("", "Σ_j Var[∂/∂φ_j f(g(ε, φ))]", squared(path), "reparameterized", COMPARE),
-        Line("≤", "Σ_j Var[f(z) ∂/∂φ_j log q(z | x) + ∂/∂φ_j log p(x, z)]", squared(score), "score function", COMPARE),
-    )
+    through = Line("", "Σ_j Var[∂/∂φ_j f(g(ε, φ))]", squared(path), "reparameterized", COMPARE)
+    by = Line(
+        "", "Σ_j Var[f(z) ∂/∂φ_j log q(z | x) + ∂/∂φ_j log p(x, z)]", squared(score), "score function", COMPARE
+    )  # fmt: skip
     remark = (
         f"The score function's variance is {comparison.variance_ratio:,.4g} times the other's. Over all coordinates "
         f"the two means differ by {comparison.disagreement:.2f} of their standard errors (root mean square)."
     )
     chains = (
         Chain("the slope along u", lines, unit="nats per unit of φ"),
-        Chain("the variance of one draw", spread, unit="(nats per unit of φ)²", remark=remark),
+        Chain("the variance of one draw, through z", (through,), unit="(nats per unit of φ)²"),
+        Chain("the variance of one draw, by the score function", (by,), unit="(nats per unit of φ)²", remark=remark),
     )
     opening = (
         f"Two gradients of one ELBO, {ELBO}, in the guide's {comparison.num_parameters:,} parameters φ{parts}, shown "
         f"on {subject.who}. u is the direction in which it rises, by {pilots} other draws; f(z) is what E_q is of."
     )
-    closing = "Both means are the gradient; a draw of the reparameterized one is nearer to it."
-    return Derivation("reparameterization", opening, chains, closing)
+    return Derivation("reparameterization", opening, chains, which_is_nearer(comparison.variance_ratio))
+
+
+def which_is_nearer(ratio: float) -> str:
+    """What the variances come to; ratio: how many times the score function's is the other's."""
+    if not ratio >= 1:
+        return (
+            "Both means are the gradient; here a draw by the score function is no farther from it. That the "
+            "reparameterized one has the smaller variance is usual, and no theorem."
+        )
+    return "Both means are the gradient; by these draws, one of the reparameterized is nearer to it."
 
 
 @torch.no_grad()

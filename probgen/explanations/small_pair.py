@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from probgen.inference.traces import score
 from probgen.models.ppca import ProbabilisticPCA
@@ -32,9 +32,9 @@ class SmallPair(nn.Module):
         super().__init__()
         self.exact = ProbabilisticPCA((2,), latent_dim=1).double()
         with torch.no_grad():
-            self.exact.W.copy_(torch.tensor([[1.2], [-0.7]]))
-            self.exact.mu.copy_(torch.tensor([0.3, 0.1]))
-            self.exact.log_sigma.copy_(torch.tensor(0.8).log())
+            self.exact.W.copy_(torch.tensor([[1.2], [-0.7]], dtype=torch.float64))
+            self.exact.mu.copy_(torch.tensor([0.3, 0.1], dtype=torch.float64))
+            self.exact.log_sigma.copy_(torch.tensor(0.8, dtype=torch.float64).log())
         self.x = torch.tensor([[1.4, -0.9]], dtype=torch.float64)
         self.m = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
         self.log_s = nn.Parameter(torch.tensor(0.7, dtype=torch.float64).log())
@@ -57,7 +57,7 @@ class SmallPair(nn.Module):
             "q(z | x) = N(0.3, 0.7²) is on purpose not the posterior"
         )
 
-    # --- log-densities at any z, as the programs have them
+    # --- log-densities at any z: of the joint by its covariance, of the others as the programs have them
 
     def at(self, z: Float64[Tensor, " n"], program: Callable[[Tensor], None]) -> dict[str, Float64[Tensor, " n"]]:
         """The log-probability of each site of a program at z."""
@@ -72,8 +72,13 @@ class SmallPair(nn.Module):
         return self.at(z, self.model)["x"]
 
     def log_joint(self, z: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-        """log p(x, z)."""
-        return torch.stack(list(self.at(z, self.model).values())).sum(0)
+        """log p(x, z) = log N((z, x); (0, μ), ((1, Wᵀ), (W, W Wᵀ + σ² I))): one density, not a sum of two."""
+        W, mu, variance = (t.detach() for t in (self.exact.W, self.exact.mu, (2 * self.exact.log_sigma).exp()))
+        one, zero = torch.ones(1, 1).to(W), torch.zeros(1).to(W)
+        spread = W @ W.T + variance * torch.eye(len(W)).to(W)
+        covariance = torch.cat([torch.cat([one, W.T], 1), torch.cat([W, spread], 1)])
+        joint = MultivariateNormal(torch.cat([zero, mu]), covariance)
+        return joint.log_prob(torch.cat([z[:, None], self.x.expand(len(z), 2)], 1))
 
     def log_posterior(self, z: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         """log p(z | x)."""
