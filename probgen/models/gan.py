@@ -103,14 +103,9 @@ class GAN(nn.Module):
     ) -> None:
         super().__init__()
         check_names(
-            network=network,
-            activation=activation,
-            condition=condition,
-            loss=loss,
-            regularizer=regularizer,
-            generator_norm=generator_norm,
-            discriminator_norm=discriminator_norm,
-        )
+            network=network, activation=activation, condition=condition, loss=loss, regularizer=regularizer,
+            generator_norm=generator_norm, discriminator_norm=discriminator_norm,
+        )  # fmt: skip
         if condition == "label" and num_classes is None:
             raise UserError("condition=label came with data that have no labels: leave it out")
         self.image_shape, self.levels = tuple(image_shape), levels
@@ -119,37 +114,19 @@ class GAN(nn.Module):
         self.num_classes = num_classes if self.takes_labels else None
         named, weight = chosen_regularizer(loss, unless_usual(regularizer), gamma)
         self.objective = AdversarialObjective(
-            loss,
-            named,
-            weight,
-            discriminator_steps,
-            discriminator_lr,
-            beta1,
-            beta2,
-            label_smoothing,
-            instance_noise,
-            packing,
-        )
+            loss, named, weight, discriminator_steps, discriminator_lr, beta1, beta2,
+            label_smoothing, instance_noise, packing,
+        )  # fmt: skip
         widths = hidden or WIDTHS[network]
         self.generator: Any = generator(
-            network,
-            self.latent_dim,
-            self.image_shape,
-            widths,
-            activation,
-            unless_usual(generator_norm),
-            self.num_classes,
-        )
+            network, self.latent_dim, self.image_shape, widths, activation,
+            unless_usual(generator_norm), self.num_classes,
+        )  # fmt: skip
         self.discriminator: Any = discriminator(
-            network,
-            self.image_shape,
-            widths,
-            activation,
+            network, self.image_shape, widths, activation,
             norm=norm_of(unless_usual(discriminator_norm), network, named, spectral_norm),
-            packing=packing,
-            minibatch_statistics=minibatch_statistics,
-            num_classes=self.num_classes,
-        )
+            packing=packing, minibatch_statistics=minibatch_statistics, num_classes=self.num_classes,
+        )  # fmt: skip
         if network != "mlp":
             self.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
 
