@@ -11,11 +11,14 @@ demo: $(VENV)/.installed  ## train every kind of model on real digits into demo/
 test: $(VENV)/.installed  ## run the tests
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
-docs: $(VENV)/.installed  ## build the site: every chapter is run, every link looked at
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+docs: $(VENV)/.docs  ## build the site: every chapter is run, every link looked at
 	rm -rf docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -E -q -j 2 docs docs/_build/html
 	$(BIN)/python docs/check_site.py
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
 
 docs-open:  ## show it
 	$(BIN)/python -m webbrowser -t file://$(CURDIR)/docs/_build/html/index.html

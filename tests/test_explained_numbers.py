@@ -232,6 +232,8 @@ def test_variances_on_a_run_are_told_and_not_ordered(monkeypatch):
     assert found.closing == reparameterization.which_is_nearer(2.0)
     for ratio in (0.5, math.nan):
         assert "is nearer" not in reparameterization.which_is_nearer(ratio)
+    assert "13.5 times" in reparameterization.how_much_larger(13.5)
+    assert "but for rounding" in reparameterization.how_much_larger(1e33)
 
 
 @pytest.mark.parametrize(

@@ -166,21 +166,11 @@ def trained(subject: Subject) -> Derivation:
         parts = density.log_prob_map(subject.images)[0]
         places, given = from_prefixes(subject, density)
         lines = [
-            Line(
-                "",
-                "log p(x)",
-                float(subject.pair.log_prob(subject.images)[0]),
-                "as the model gives it",
-                name_of(density),
-            ),
-            Line(
-                "=",
-                "Σ_i log p(x_i | x_1 … x_{i−1})",
-                float(in_blocks(places, given).sum()),
-                one_by_one(places),
-                PREFIXES,
-            ),
-        ]
+            Line("", "log p(x)", float(subject.pair.log_prob(subject.images)[0]), "as the model gives it",
+                 name_of(density)),
+            Line("=", "Σ_i log p(x_i | x_1 … x_{i−1})", float(in_blocks(places, given).sum()), one_by_one(places),
+                 PREFIXES),
+        ]  # fmt: skip
         if isinstance(density, LabelledImage):
             lines.append(by_label(subject))
         chains = (

@@ -23,6 +23,7 @@ MOST_DRAWS = 400  # of a run's; a quarter of the reparameterized ones choose the
 COPIES = 1000  # of a run's z, at most, for the difference of ELBOs
 PARABOLA = 1e-2  # step of the difference in m, in which the ELBO is a parabola
 STEP = 1e-3  # of a run's differences
+ROUNDING = 1e20  # a variance so many times smaller is that of rounding, (1e-16)² of a gradient's square
 DIFFERENCES = ((1, 2 / 3), (-1, -2 / 3), (2, -1 / 12), (-2, 1 / 12))  # places and weights: right to the fourth order
 
 COMPARE, AUTOGRAD = "probgen.inference.compare_gradients", "torch.autograd.grad"
@@ -210,8 +211,8 @@ def trained(subject: Subject) -> Derivation:
         "", "Σ_j Var[f(z) ∂/∂φ_j log q(z | x) + ∂/∂φ_j log p(x, z)]", squared(score), "score function", COMPARE
     )  # fmt: skip
     remark = (
-        f"The score function's variance is {comparison.variance_ratio:,.4g} times the other's. Over all coordinates "
-        f"the two means differ by {comparison.disagreement:.2f} of their standard errors (root mean square)."
+        f"{how_much_larger(comparison.variance_ratio)} Over all coordinates the two means differ by "
+        f"{comparison.disagreement:.2f} of their standard errors (root mean square)."
     )
     chains = (
         Chain("the slope along u", lines, unit="nats per unit of φ"),
@@ -223,6 +224,13 @@ def trained(subject: Subject) -> Derivation:
         f"on {subject.who}. u is the direction in which it rises, by {pilots} other draws; f(z) is what E_q is of."
     )
     return Derivation("reparameterization", opening, chains, which_is_nearer(comparison.variance_ratio))
+
+
+def how_much_larger(ratio: float) -> str:
+    """How many times the score function's variance is the other's; no figure where the other is rounding alone."""
+    if ratio > ROUNDING:
+        return "Reparameterized, all draws have the same gradient, but for rounding."
+    return f"The score function's variance is {ratio:,.4g} times the other's."
 
 
 def which_is_nearer(ratio: float) -> str:
