@@ -8,7 +8,7 @@ For each width, in one process, interleaved, the median of several rounds:
     cached    `FactoredImage.sample(cached=True)`: every activation computed once
     naive     `FactoredImage.sample(cached=False)`: a pass for each of the 784 pixels. Timed on the first pixels of an
               image that is drawn naively, and multiplied up, unless --naive-whole: each pixel costs the same pass
-The pass (and with it naive) has all threads, the cached sampler takes one by itself on batches this small.
+The pass (and with it naive) has all threads; the cached sampler takes one by itself where its products are small.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from collections.abc import Callable
 import torch
 
 from probgen.distributions import Conditional, FactoredImage
+from probgen.distributions.ancestral import walk
 from probgen.layers import (
-    Cursor,
     DiagonalBiLSTMNetwork,
     GatedPixelCNNNetwork,
     PixelCNNNetwork,
@@ -67,12 +67,12 @@ def first_pixels(density: FactoredImage, batch: int, count: int) -> None:
 
 def cache_bytes(density: FactoredImage, batch: int) -> int:
     """What the layers hold while a batch is drawn."""
-    cursor = Cursor(*SHAPE[1:], SHAPE[0])
+    cursor = walk(density.network, SHAPE, in_waves=True)
     image = torch.zeros(batch, *SHAPE)
     with torch.inference_mode():
-        for place in cursor:
+        for _, row, _ in cursor:
             density.network(image, None, cursor)
-            if place == (0, 1, 0):
+            if row == 1:
                 break
     return cursor.bytes_held()
 

@@ -55,16 +55,19 @@ def draw_pixels(
         task = bar.add_task("drawing pixels", total=height * width, terms="")
         done = 0
 
-        def watch(images: Tensor) -> None:
+        def progress(pixels: int) -> None:
+            bar.update(task, completed=pixels)
+
+        def film(images: Tensor) -> None:
             nonlocal done
             done += 1
-            bar.update(task, completed=done)
             if frames is not None and (done % every == 0 or done == height * width):
                 frames.append(plots.frame(images, done, opened.levels or 2))
 
+        options |= {"progress": progress, "watch": None if frames is None else film}
         density = opened.model.distribution(label)
         batched = tuple(density.batch_shape) == (num,)
-        return density.sample(torch.Size([] if batched else [num]), watch=watch, **options)
+        return density.sample(torch.Size([] if batched else [num]), **options)
 
 
 def complete_run(

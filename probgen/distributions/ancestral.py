@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from probgen.distributions.causality import in_order, named
 from probgen.distributions.conditionals import Conditional
 from probgen.errors import UserError
-from probgen.layers.cursor import Cursor
+from probgen.layers.cursor import Cursor, Wave
 
-SMALL_BATCH = 256  # images, up to which a second thread slows the cached sampler down
+SMALL_BATCH = 256  # pixels at once, of all images, up to which a second thread slows the cached sampler down
 
 
 @dataclass(frozen=True)
@@ -39,36 +39,51 @@ def draw_images(
     cached: bool = True,
     temperature: float = 1.0,
     watch: Callable[[Tensor], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Images in grey levels, one for each noise.
 
     known: pixels that are given. Raster order conditions a pixel only on the *earlier* ones, known or drawn: what is
         known below or to the right of it is kept, but has no influence on it.
-    cached: each activation once; else a whole pass for each pixel. watch: called with the image after each pixel.
+    cached: each activation once; else a whole pass for each pixel.
+    watch: called with the image after each pixel, in raster order. progress: called with the number of pixels done.
     """
-    channels, height, width = noise.shape[2:]
-    cursor = Cursor(height, width, channels)
+    cursor = walk(network, noise.shape[2:], in_waves=cached and watch is None)
     levels = torch.zeros_like(noise[:, 0])  # what is drawn, in grey levels
     seen = levels - 1  # the same as the network sees it, on [−1, 1]
     if known is not None:
         levels = torch.where(known.mask, known.values, levels)
-    alone = cached and noise.device.type == "cpu" and len(noise) <= SMALL_BATCH
+    small = len(noise) * cursor.most_pixels <= SMALL_BATCH
+    done, alone = 0, cached and noise.device.type == "cpu" and small
     with one_thread() if alone else nullcontext():
-        for channel, row, column in cursor:
-            place = (slice(None), channel, row, column)
-            stays = None if known is None else known.mask[place]
+        for channel, *_ in cursor:
+            stays = None if known is None else cursor.take(known.mask[:, None, channel])[:, 0]
             fixed = stays is not None and bool(stays.all())
             if cached:  # also where nothing is drawn: later pixels look at these activations
                 numbers = network(seen, context, cursor)
             elif not fixed:
-                numbers = network(seen, context)[:, :, channel, row, column]
+                numbers = cursor.take(network(seen, context)[:, :, channel])
             if not fixed:
-                value = conditional.draw(numbers, noise[:, :, channel, row, column], temperature)
-                levels[place] = value if stays is None else torch.where(stays, levels[place], value)
-            seen[place] = levels[place] * (2 / (conditional.levels - 1)) - 1
-            if watch is not None and channel == channels - 1:
-                watch(levels)
+                value = conditional.draw(numbers, cursor.take(noise[:, :, channel]), temperature)
+                if stays is not None:
+                    value = torch.where(stays, cursor.take(levels[:, None, channel])[:, 0], value)
+                cursor.put(levels[:, channel], value)
+            grey = cursor.take(levels[:, None, channel])[:, 0]
+            cursor.put(seen[:, channel], grey * (2 / (conditional.levels - 1)) - 1)
+            if channel == noise.shape[2] - 1:
+                done += cursor.num_pixels
+                if watch is not None:
+                    watch(levels)
+                if progress is not None:
+                    progress(done)
     return check_drawn(levels)
+
+
+def walk(network: nn.Module, image_shape: Sequence[int], *, in_waves: bool) -> Cursor:
+    """One pixel after the other; or several at once, where the network says how far apart they must be."""
+    channels, height, width = image_shape
+    lag: int = getattr(network, "lag", width)
+    return Wave(height, width, channels, lag) if in_waves and lag < width else Cursor(height, width, channels)
 
 
 def check_drawn(levels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

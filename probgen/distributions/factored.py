@@ -144,6 +144,7 @@ class FactoredImage(TorchDistribution):
         cached: bool = True,
         temperature: float = 1.0,
         watch: Callable[[Tensor], None] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "*b c h w"]:
         """Draw images pixel by pixel, in grey levels, `*sample_shape *batch c h w`.
 
@@ -153,7 +154,8 @@ class FactoredImage(TorchDistribution):
         cached: each activation is computed once; False is the naive sampler, one pass of the network for each pixel.
             Both give the same images from the same seed. A network that takes no cursor is sampled naively.
         temperature: below 1 nearer to the peaks of each conditional; then no longer draws from this density.
-        watch: called with the images, `b c h w`, after each pixel.
+        watch: called with the images, `b c h w`, after each pixel, in raster order, which for a PixelCNN is slower.
+        progress: called with the number of pixels that are done.
 
         Raises UserError for a mask without images or of another size, images of another shape or with other levels, and
         a temperature that is not above 0.
@@ -167,7 +169,7 @@ class FactoredImage(TorchDistribution):
             noise = uniform_noise(self.conditional, num, self.event_shape, self.example)
             drawn = draw_images(
                 self.network, self.conditional, noise, self.flat_context(batch), known,
-                cached=cached and takes_cursor(self.network), temperature=temperature, watch=watch,
+                cached=cached and takes_cursor(self.network), temperature=temperature, watch=watch, progress=progress,
             )  # fmt: skip
         return drawn.reshape(shape).clone()  # an ordinary tensor again
 

@@ -8,6 +8,7 @@ features `b f/c` of the channel and pixel where the cursor stands (see `Cursor`)
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probgen.errors import UserError
-from probgen.layers.cursor import Cursor
+from probgen.layers.cursor import Cursor, Wave
 from probgen.layers.masks import MaskKind, causal_mask
+from probgen.layers.wave import WaveImage, WaveMemory
 
-Features = Float[Tensor, "b ..."]  # b f h w, or b f/c at a cursor
+Features = Float[Tensor, "_ ..."]  # b f h w; at a cursor b f/c, or n f/c of several pixels (see `Wave`)
 ALL = slice(None)
 
 
@@ -51,10 +53,11 @@ class CausalConv2d(nn.Module):
         x = F.pad(x, (0, 0, self.above, 0)) if self.above else x
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=(0, self.aside))
 
-    def start(self, x: Features, cursor: Cursor) -> "PointMemory | ImageMemory | RowMemory":
+    def start(self, x: Features, cursor: Cursor) -> Any:
         """The memory of a layer that is asked for the first pixel."""
         pointwise = self.above == self.aside == 0 and self.channels == 1
-        kind = ImageMemory if self.kind == "A" else PointMemory if pointwise else RowMemory
+        of_image, of_features = (WaveImage, WaveMemory) if isinstance(cursor, Wave) else (ImageMemory, RowMemory)
+        kind: Any = of_image if self.kind == "A" else PointMemory if pointwise else of_features
         cursor.memory[self] = memory = kind(self, x, cursor)
         return memory
 
@@ -176,8 +179,8 @@ class ContextBias(nn.Module):
         if cursor is None:
             return self.project(context)
         whole = cursor.remember(self, lambda: self.project(context))
-        row, column = (cursor.row, cursor.column) if self.is_map else (0, 0)
-        return whole[:, cursor.channel :: self.channels, row, column]
+        own = whole[:, cursor.channel :: self.channels]
+        return cursor.take(own) if self.is_map else own[:, :, 0, 0].repeat(cursor.num_pixels, 1)
 
     def of_row(
         self, context: Float[Tensor, "b *context"], cursor: Cursor | None, lag: int = 0

@@ -4,12 +4,17 @@ A causal network is evaluated in two ways by the same `forward`: on whole images
 likelihood; and with a `Cursor` at one pixel after the other, for sampling. In the second way each layer is handed
 only the features of the pixel at the cursor, keeps those that later pixels will look at, and so computes every
 activation once: a whole image costs about as much arithmetic as one pass.
+
+A `Wave` is a cursor at several pixels, one in each row, of which none looks at another.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 
@@ -32,6 +37,24 @@ class Cursor:
         """Whether this is a row's first place."""
         return self.column == 0 and self.channel == 0
 
+    @property
+    def num_pixels(self) -> int:
+        """How many pixels it is at."""
+        return 1
+
+    @property
+    def most_pixels(self) -> int:
+        """How many it is at most at."""
+        return 1
+
+    def take(self, maps: Shaped[Tensor, "b k h w"]) -> Shaped[Tensor, "n k"]:
+        """What maps hold at the cursor: n = b, for each image; see `Wave`."""
+        return maps[:, :, self.row, self.column]
+
+    def put(self, image: Shaped[Tensor, "b h w"], values: Shaped[Tensor, " n"]) -> None:
+        """Write values, in the order of `take`, to the place of the cursor."""
+        image[:, self.row, self.column] = values
+
     def remember(self, layer: nn.Module, make: Callable[[], Any]) -> Any:
         """What the layer has in memory; made when it is first asked for."""
         if layer not in self.memory:
@@ -41,6 +64,58 @@ class Cursor:
     def bytes_held(self) -> int:
         """Memory of all layers, in bytes."""
         return sum(size_of(value) for value in self.memory.values())
+
+
+class Wave(Cursor):
+    """A cursor at all pixels (i, j) with j + lag · i = `step`: one in each of its `rows`, `lag` columns apart.
+
+    A kernel that reaches q columns to the right sees, d rows above a pixel of step t, nothing later than step
+    t − lag · d + q. With lag = q + 1 that is an earlier step: the pixels of one step do not look at each other and are
+    drawn at once, h · w pixels in w + lag · (h − 1) steps. This holds for any number of such layers, for each looks at
+    features that are there already. `row` and `column` are those of the uppermost pixel.
+
+    Features of several pixels are `n f`, n = rows · b, the images of a row next to each other.
+    """
+
+    def __init__(self, height: int, width: int, channels: int, lag: int) -> None:
+        super().__init__(height, width, channels)
+        self.lag, self.step, self.rows = lag, 0, range(1)
+        self.places = torch.zeros(1).long(), torch.zeros(1).long()  # rows and columns
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """Walk over the steps, and in each over the channels."""
+        steps = range(self.width + self.lag * (self.height - 1))
+        for step, channel in itertools.product(steps, range(self.channels)):
+            if channel == 0:
+                self.step, self.rows = step, self.rows_at(step)
+                self.row, self.column = self.rows.start, step - self.lag * self.rows.start
+                rows = torch.arange(self.rows.start, self.rows.stop)
+                self.places = rows, step - self.lag * rows
+            self.channel = channel
+            yield channel, self.row, self.column
+
+    def rows_at(self, step: int) -> range:
+        """The rows in which a step has a pixel; none before the first step."""
+        first = max(0, -((self.width - 1 - step) // self.lag))
+        return range(first, max(first, min(self.height, step // self.lag + 1)))
+
+    @property
+    def num_pixels(self) -> int:
+        """How many pixels it is at."""
+        return len(self.rows)
+
+    @property
+    def most_pixels(self) -> int:
+        """How many it is at most at."""
+        return min(self.height, math.ceil(self.width / self.lag))
+
+    def take(self, maps: Shaped[Tensor, "b k h w"]) -> Shaped[Tensor, "n k"]:
+        """What maps hold at the cursor."""
+        return maps[:, :, *self.places].permute(2, 0, 1).flatten(0, 1)
+
+    def put(self, image: Shaped[Tensor, "b h w"], values: Shaped[Tensor, " n"]) -> None:
+        """Write values, in the order of `take`, to the places of the cursor."""
+        image[:, *self.places] = values.unflatten(0, (len(self.rows), -1)).mT
 
 
 def size_of(value: Any) -> int:

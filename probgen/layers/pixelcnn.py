@@ -37,6 +37,11 @@ class PixelCNNNetwork(CausalStack):
         layers = (ResidualBlock(width, kernel, channels, context_shape) for _ in range(blocks))
         super().__init__(image_shape, outputs, context_shape, width=width, first_kernel=first_kernel, layers=layers)
 
+    @property
+    def lag(self) -> int:
+        """By how many columns the pixels of a row must be ahead of those below to be drawn with them (see `Wave`)."""
+        return 1 + max(layer.aside for layer in self.modules() if isinstance(layer, CausalConv2d))
+
 
 class ResidualBlock(nn.Module):
     """h + W₃ relu(W₂ relu(W₁ relu(h))): down to half the width, a masked convolution, up again (figure 5 left)."""
