@@ -82,6 +82,16 @@ def test_a_recorded_step_computes_in_bfloat16_too():
     assert not torch.allclose(recorded, losses("vae", PLAIN)[:5], rtol=1e-7)
 
 
+def test_a_compiled_step_rounds_where_torch_rounds():
+    """Of deeper networks a compiler that keeps more digits between operations gives other gradients, and is refused."""
+    pyro.set_rng_seed(0)
+    digits = TensorImages(load_data("digits").train.images[:64] // 9)
+    config = TrainConfig(steps=20, batch_size=16, compile="on", precision=MIXED)
+    trainer = Trainer(PixelCNN((1, 8, 8), 2, features=8, blocks=3), digits, config)
+    trainer.step()
+    assert trainer.compiled, trainer.not_compiled
+
+
 def test_the_pair_is_left_as_it_was():
     pair = PAIRS["vae"]()
     with precision.networks_in(pair, MIXED, CPU):

@@ -22,7 +22,7 @@ class FusedAdam(torch.optim.Adam):
         super().__init__(list(parameters), lr=lr, betas=betas, fused=True)
         self.moving: list[Tensor] = []
         self.moments: tuple[list[Tensor], ...] = ()
-        self.steps = torch.empty(0)
+        self.counts: Any = torch.empty(0)
 
     @torch.no_grad()
     def move(self) -> None:
@@ -35,7 +35,7 @@ class FusedAdam(torch.optim.Adam):
             self.remember(parameters)
             return
         means, squares, steps = self.moments
-        self.steps.add_(1)
+        self.counts += 1
         torch._fused_adam_(
             parameters,
             [parameter.grad for parameter in parameters],
@@ -55,9 +55,10 @@ class FusedAdam(torch.optim.Adam):
     def remember(self, parameters: list[Tensor]) -> None:
         """Note the state of the parameters that have a gradient."""
         self.moving, states = parameters, [self.state[parameter] for parameter in parameters]
-        # Each parameter counts its steps; as views of one tensor all counts rise at once.
-        self.steps = torch.stack([state["step"] for state in states]) if states else torch.empty(0)
-        for state, step in zip(states, self.steps.unbind(), strict=True):
+        # Each parameter counts its steps; as views of one tensor all counts rise at once, soonest by NumPy.
+        steps = torch.stack([state["step"] for state in states]) if states else torch.empty(0)
+        self.counts = steps.numpy() if steps.device.type == "cpu" else steps
+        for state, step in zip(states, steps.unbind(), strict=True):
             state["step"] = step
         self.moments = tuple([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
 

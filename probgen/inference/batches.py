@@ -41,7 +41,7 @@ class TensorImages:
 
 def share(rows: Int64[Tensor, " b"], rank: int, world: int) -> Int64[Tensor, " n"]:
     """The rows of a batch that process `rank` of `world` takes: each row goes to one, their numbers differ by one."""
-    return rows[rank::world]
+    return rows if world == 1 else rows[rank::world]
 
 
 class BatchOrder:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -34,6 +35,11 @@ class StepTerms:
     loss: Tensor
     terms: dict[str, Any]
     traces: list[Any] = field(default_factory=list)
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether the loss is neither nan nor infinite; waits for the device."""
+        return math.isfinite(self.loss.detach())
 
 
 class Recording:

@@ -5,8 +5,8 @@ network is given and what it gives are float32, and only what lies between is bf
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -20,14 +20,18 @@ from probgen.inference.traces import modules_of
 Precision = Literal["32-true", "bf16-mixed"]
 
 
-@contextmanager
-def networks_in(pair: Any, precision: Precision, device: torch.device) -> Iterator[None]:
+def networks_in(pair: Any, precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """Inside, the pair's networks compute in that precision: `bf16-mixed` is torch's autocast, `32-true` is none.
 
     The pair's programs stay as they are, and what they call other than a module itself. Raises UserError for a
     network that gives something else than tensors.
     """
-    networks = networks_of(pair) if precision == "bf16-mixed" else []
+    return nullcontext() if precision == "32-true" else all_in_bf16(networks_of(pair), device)
+
+
+@contextmanager
+def all_in_bf16(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Inside, the networks compute in bfloat16."""
     own = [vars(network).get("forward") for network in networks]  # one that the user has put in place of the class's
     for network in networks:
         network.forward = in_bf16(network, device)

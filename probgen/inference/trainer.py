@@ -3,7 +3,6 @@
 θ, φ ← Adam( ∇ −(1/B) Σ_b ELBO(x_b; θ, φ) )
 """
 
-import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -100,6 +99,11 @@ class Trainer:
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Its images of a step, on the device, as floating-point whole numbers; and their labels, to a pair of both."""
+        x, *labels = self.stored_batch(step)
+        return as_real(x), *labels
+
+    def stored_batch(self, step: int) -> tuple[Tensor, ...]:
+        """The same, of the type that they are stored in: a compiled step turns them into others in passing."""
         rows = share(self.order.rows(step), self.processes.rank, self.processes.world)
         return batch_of(self.pair, self.images, rows, self.device)
 
@@ -120,7 +124,7 @@ class Trainer:
         lr = self.config.lr_at(self.steps_done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        batch = self.batch(self.steps_done)
+        batch = self.stored_batch(self.steps_done)
         step = self.together(self.gradients(*batch), batch)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
@@ -138,7 +142,7 @@ class Trainer:
             except NotStaticError as error:
                 self.not_compiled, self.gradient = str(error), EagerStep(self.pair, self.parameters)
                 step = self.gradient(*batch)
-            if isinstance(self.gradient, CompiledStep) and self.latch is None and not math.isfinite(step.loss.detach()):
+            if isinstance(self.gradient, CompiledStep) and self.latch is None and not step.is_finite:
                 torch.set_rng_state(before)
                 step = self.gradient.eager(*batch)  # the same step by Pyro, which knows the sites
         return step
@@ -179,7 +183,7 @@ class Trainer:
 
     def trouble(self, step: StepTerms) -> str | None:
         """What to tell of a loss that is no number, None of one that is."""
-        if math.isfinite(step.loss.detach()):
+        if step.is_finite:
             return None
         return self.advice(self.steps_done + 1, f"the loss is {step.loss.item()}, {first_bad_site(step)}")
 
@@ -247,8 +251,8 @@ class Trainer:
 
 
 def batch_of(pair: Any, images: Images, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-    """Images on the device, as floating-point whole numbers; and their labels, to a pair that takes them."""
-    x = as_real(images.batch(rows).to(device))
+    """Images on the device, as they are stored; and their labels, to a pair that takes them."""
+    x = images.batch(rows).to(device)
     if not getattr(pair, "takes_labels", False):
         return (x,)
     labels = getattr(images, "labels", None)

@@ -102,7 +102,8 @@ class AdversarialTrainer:
 
     def batch(self, number: int) -> tuple[Tensor, ...]:
         """Batch `number` of the endless row of them: images, and labels to a sampler with classes."""
-        return batch_of(self.pair, self.images, self.order.rows(number), self.device)
+        x, *labels = batch_of(self.pair, self.images, self.order.rows(number), self.device)
+        return as_real(x), *labels
 
     def judged(self, num: int, *y: Tensor) -> Tensor:
         """Logits of generated images."""

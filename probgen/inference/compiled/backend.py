@@ -20,8 +20,10 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
         options = {
             **{"fallback_random": True, "reorder_for_locality": False},  # the program's noise, in its order
             "cpp.threads": torch.get_num_threads(),  # else code for another number may come from the cache
+            "cpp_wrapper": on_cpu(inputs),  # no Python between the kernels
+            "emulate_precision_casts": True,  # to bfloat16, where torch rounds
         }
-        with torch.random.fork_rng(), quiet(), torch._inductor.config.patch(options):
+        with torch.random.fork_rng(), torch.no_grad(), quiet(), torch._inductor.config.patch(options):
             run = torch._inductor.compile(graph, list(inputs))
     except Exception as error:  # the compiler's own errors have no common class
         raise NotStaticError(f"torch could not compile it ({type(error).__name__})") from error
@@ -33,9 +35,14 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
     return call
 
 
+def on_cpu(inputs: Sequence[Tensor]) -> bool:
+    """Whether all of them are there."""
+    return all(tensor.device.type == "cpu" for tensor in inputs)
+
+
 def check_compiler(inputs: Sequence[Tensor]) -> None:
     """Raise NotStaticError where numbers on the CPU are to be compiled and there is no C++ compiler."""
-    if all(tensor.device.type != "cpu" for tensor in inputs):
+    if not any(tensor.device.type == "cpu" for tensor in inputs):
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler

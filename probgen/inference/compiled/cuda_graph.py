@@ -44,7 +44,7 @@ class Captured:
     def capture(self, held: Sequence[Tensor], others: Sequence[Tensor]) -> None:
         """Record the launches; what the runs before it wrote to `held` is undone, and so are their draws."""
         self.read = [tensor.clone() for tensor in others]
-        inputs, before = [*held, *self.read], [tensor.clone() for tensor in held]
+        inputs, before = [*held, *self.read], [tensor.detach().clone() for tensor in held]
         with torch.random.fork_rng():
             self.launch, self.results = captured(self.run, inputs)
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """A function of what a pair holds and of other tensors, recorded once for each shape, checked, compiled."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import pyro
@@ -15,6 +16,7 @@ from probgen.inference.compiled.recording import NotStaticError, Step, interpret
 
 ROUNDED = 1e-3  # of a float32 sum over some thousand pixels, taken in another order
 REPEATED = 1e-7  # of the same operations on the same numbers
+IS_TRAINED = attrgetter("requires_grad")
 Results = Sequence[Any]  # tensors, None, and constants, which are the same at every call
 
 
@@ -42,12 +44,13 @@ class Recorded:
     ) -> None:
         self.pair, self.function, self.reference, self.machine_code = pair, function, reference, machine_code
         self.lifted, self.num_leaves = Lifted(pair, parameters), len(parameters)
+        self.leaves = self.lifted.tensors[: self.num_leaves]
         self.recordings: dict[Any, tuple[Step, Layout]] = {}
 
     def __call__(self, *inputs: Tensor) -> list[Any]:
         """The function's results; they have no gradient."""
-        key = (getattr(self.pair, "training", None), *((i.shape, i.stride(), i.dtype, i.device) for i in inputs))
-        key = (*key, *(tensor.requires_grad for tensor in self.lifted.tensors[: self.num_leaves]))
+        kinds = [(i.shape, i.stride(), i.dtype, i.device) for i in inputs]
+        key = (getattr(self.pair, "training", None), *kinds, *map(IS_TRAINED, self.leaves))
         if key not in self.recordings:
             self.recordings[key] = self.prepare(inputs)
         run, layout = self.recordings[key]
@@ -55,7 +58,7 @@ class Recorded:
 
     def all_inputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What the pair holds at the moment, and the inputs."""
-        return [*(tensor.detach() for tensor in self.lifted.tensors), *inputs]
+        return [*self.lifted.tensors, *inputs]
 
     def prepare(self, inputs: Sequence[Tensor]) -> "tuple[Step, Layout]":
         """Record, compare with the reference, compile."""
@@ -87,7 +90,7 @@ class Recorded:
     def flat(self, *tensors: Tensor) -> Results:
         """The function, all that it depends on in a row."""
         held, inputs = tensors[: len(self.lifted.tensors)], tensors[len(self.lifted.tensors) :]
-        pairs = zip(held, self.lifted.tensors[: self.num_leaves], strict=False)
+        pairs = zip(held, self.leaves, strict=False)
         leaves = [tensor.detach().requires_grad_(real.requires_grad) for tensor, real in pairs]
         with torch.enable_grad(), self.lifted.replaced([*leaves, *held[self.num_leaves :]]):
             return self.function(leaves, *inputs)
@@ -150,8 +153,7 @@ def give(parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
     `channels_last`, each number would be moved by another one's gradient.
     """
     for parameter, gradient in zip(parameters, found, strict=True):
-        other = gradient is not None and gradient.stride() != parameter.stride()
-        parameter.grad = laid_out(gradient, parameter) if other else gradient  # type: ignore[arg-type]
+        parameter.grad = None if gradient is None else laid_out(gradient, parameter)
 
 
 def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
@@ -172,6 +174,8 @@ class Layout:
 
     def unpack(self, tensors: Sequence[Tensor]) -> list[Any]:
         """All results, in their order."""
+        if len(tensors) == len(self.others):
+            return list(tensors)
         left = iter(tensors)
         return [next(left) if other is IS_TENSOR else other for other in self.others]
 

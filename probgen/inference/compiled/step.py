@@ -15,10 +15,11 @@ from torch import Tensor
 from probgen.inference.compiled.function import Recorded, Results, give, gradients
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.objective import StepTerms, has_marks, static_objective, step_objective
+from probgen.inference.traces import as_real
 
 
 class EagerStep:
-    """Pyro runs the pair at every step."""
+    """Pyro runs the pair at every step; images come as they are stored."""
 
     def __init__(self, pair: Any, parameters: Sequence[Tensor]) -> None:
         self.parameters, self.objective = parameters, step_objective(pair)
@@ -28,7 +29,7 @@ class EagerStep:
         for parameter in self.parameters:
             parameter.grad = None
         with pyro.validation_enabled(False):
-            step = self.objective(x, *labels)
+            step = self.objective(as_real(x), *labels)
         step.loss.backward()
         return step
 
@@ -54,7 +55,7 @@ class CompiledStep:
     def __call__(self, *batch: Tensor) -> StepTerms:
         """The batch's loss and terms; leaves the gradient in the parameters' `grad`."""
         if not self.recorded.recordings:
-            (enumerates,) = self.recorded.trial([batch[0][:2]], lambda x: [has_marks(self.pair, x)])
+            (enumerates,) = self.recorded.trial([batch[0][:2]], lambda x: [has_marks(self.pair, as_real(x))])
             if enumerates:
                 raise NotStaticError("it sums over the values of discrete sites (enumeration)")
         for parameter in self.parameters:
@@ -84,7 +85,7 @@ class CompiledStep:
         try:
             if self.counts:
                 self.pair.training_step = inputs[0]
-            step = static_objective(self.pair)(x, *labels)
+            step = static_objective(self.pair)(as_real(x), *labels)
         finally:
             if self.counts:
                 self.pair.training_step = number
