@@ -52,19 +52,25 @@ NUMPYRO = [
     contender("NumPyro SVI, scan of 20 steps", "with_numpyro", "numpyro", together=True),
 ]
 PYTHAE = contender("pythae BaseTrainer", "with_pythae", "pythae")
+IN_BF16 = [
+    contender("probgen, compile=on, bf16-mixed", "with_probgen", compiled="on", precision="bf16-mixed"),
+    contender("PyTorch by hand, whole step compiled, bf16", "with_torch", compiled="step", bf16=True),
+]
 VAES = {
-    "mnist": [*PROBGEN, *BY_HAND, PYRO, *PYRO_LOADERS, *NUMPYRO, PYTHAE],
+    "mnist": [*PROBGEN, *BY_HAND, PYRO, *PYRO_LOADERS, *NUMPYRO, PYTHAE, *IN_BF16],
     "digits": [*PROBGEN, *BY_HAND, PYRO, *PYRO_LOADERS, *NUMPYRO],
 }
 REMARKS = {
     PYRO.name: "KL by sampling",
     **{loader.name: "KL by sampling; each image through PIL and ToTensor" for loader in PYRO_LOADERS},
     PYTHAE.name: "data binary from the start",
+    **{each.name: "products in bfloat16, sums in float32" for each in IN_BF16},
 }
 PIXELCNN = [
     contender("probgen, compile=on", "pixelcnn", compiled="on", layout="channels_last"),
     contender("probgen, compile=off", "pixelcnn", compiled="off", layout="channels_last"),
     contender("the same, default memory layout", "pixelcnn", compiled="off", layout="contiguous_format"),
+    contender(IN_BF16[0].name, "pixelcnn", compiled="on", layout="channels_last", precision="bf16-mixed"),
 ]
 SAMPLING = [
     contender("one pass of the network", "sampling", way="pass"),
@@ -110,7 +116,8 @@ def vae(name: str, options: Options, threads: int) -> list[Line]:
 def pixelcnn(options: Options, threads: int) -> list[Line]:
     """A training step of a PixelCNN."""
     results = race(PIXELCNN, options, threads, case=options.case("mnist"))
-    return lines_of(of_threads("PixelCNN of 15 blocks, 32 features, batch 16: training step", threads), results)
+    title = of_threads("PixelCNN of 15 blocks, 32 features, batch 16: training step", threads)
+    return lines_of(title, results, lambda result: REMARKS.get(result.name, ""))
 
 
 def sampling(options: Options, threads: int) -> list[Line]:

@@ -11,7 +11,7 @@ from probgen.models import PixelCNN
 BATCH = 16
 
 
-def setup(case: str, threads: int, compiled: str, layout: str, device: str = "cpu") -> Work:
+def setup(case: str, threads: int, compiled: str, layout: str, precision: str = "32-true", device: str = "cpu") -> Work:
     """A trainer; channels_last is what the model chooses by itself."""
     torch.set_num_threads(threads)
     side, quick = CASES[case].side, case == "quick"
@@ -19,4 +19,4 @@ def setup(case: str, threads: int, compiled: str, layout: str, device: str = "cp
     model = PixelCNN(images.shape[1:], 2, features=2 if quick else 32, blocks=1 if quick else 15, kernel=3)
     model = model.to(device=device)
     model.network.to(memory_format=getattr(torch, layout))
-    return trained(Trainer(model, TensorImages(images.to(device)), config_of(BATCH, compiled), device))
+    return trained(Trainer(model, TensorImages(images.to(device)), config_of(BATCH, compiled, precision), device))

@@ -9,19 +9,19 @@ from probgen.inference.trainer import TrainConfig, Trainer
 from probgen.models import VAE
 
 
-def config_of(batch: int, compiled: str) -> TrainConfig:
+def config_of(batch: int, compiled: str, precision: str) -> TrainConfig:
     """A run that does not end."""
-    return TrainConfig(steps=10**9, batch_size=batch, lr=LEARNING_RATE, compile=compiled)
+    return TrainConfig(steps=10**9, batch_size=batch, lr=LEARNING_RATE, compile=compiled, precision=precision)
 
 
-def setup(case: str, threads: int, compiled: str, device: str = "cpu") -> Work:
+def setup(case: str, threads: int, compiled: str, precision: str = "32-true", device: str = "cpu") -> Work:
     """A trainer."""
     torch.set_num_threads(threads)
     sizes = CASES[case]
     images = torch.from_numpy(sizes.images()).view(-1, 1, sizes.side, sizes.side)
     split = Split(images, binarizer=Binarizer("dynamic", sizes.levels)).to(device)
     vae = VAE((1, sizes.side, sizes.side), 2, latent_dim=sizes.latent, hidden=(sizes.hidden,)).to(device)
-    return trained(Trainer(vae, split, config_of(sizes.batch, compiled), device))
+    return trained(Trainer(vae, split, config_of(sizes.batch, compiled, precision), device))
 
 
 def trained(trainer: Trainer) -> Work:

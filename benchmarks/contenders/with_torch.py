@@ -2,6 +2,7 @@
 
 `loss`: the draw of the binary batch and the loss are compiled, autograd and the fused Adam follow.
 `step`: gradients and Adam too, all in one graph: no autograd engine, no optimizer object is left at run time.
+`bf16`: the networks under autocast.
 """
 
 import torch
@@ -17,8 +18,9 @@ OPTIONS = {"fallback_random": True}  # torch's own generator: an eighth faster t
 class Network(nn.Module):
     """Encoder and decoder."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, bf16: bool) -> None:
         super().__init__()
+        self.bf16 = bf16
         self.encoder = nn.Sequential(
             nn.Linear(case.pixels, case.hidden), nn.ReLU(), nn.Linear(case.hidden, 2 * case.latent)
         )
@@ -28,11 +30,16 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """−ELBO per image, its KL in closed form."""
-        mu, log_sigma = self.encoder(x).chunk(2, -1)
+        mu, log_sigma = self.through(self.encoder, x).chunk(2, -1)
         sigma = log_sigma.exp()
-        logits = self.decoder(mu + sigma * torch.randn_like(mu))
+        logits = self.through(self.decoder, mu + sigma * torch.randn_like(mu))
         kl = 0.5 * (mu.square() + sigma.square() - 1).sum() - log_sigma.sum()
         return (F.binary_cross_entropy_with_logits(logits, x, reduction="sum") + kl) / len(x)
+
+    def through(self, part: nn.Module, x: Tensor) -> Tensor:
+        """What a part gives, in float32."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            return part(x).float()
 
 
 def drawn(grey: Tensor, levels: int) -> Tensor:
@@ -40,12 +47,12 @@ def drawn(grey: Tensor, levels: int) -> Tensor:
     return (torch.rand(grey.shape, device=grey.device) * (levels - 1) < grey).float()
 
 
-def setup(case: str, threads: int, compiled: str, device: str = "cpu") -> Work:
+def setup(case: str, threads: int, compiled: str, bf16: bool = False, device: str = "cpu") -> Work:
     """A training loop."""
     torch.set_num_threads(threads)
     sizes = CASES[case]
     images = torch.from_numpy(sizes.images()).to(device)
-    network = Network(sizes).to(device)
+    network = Network(sizes, bf16).to(device)
     step = {"loss": loss_step, "step": whole_step}[compiled](network, sizes.levels)
     rows = map(torch.from_numpy, sizes.row_numbers())
 
