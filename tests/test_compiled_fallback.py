@@ -1,5 +1,6 @@
 """What cannot be recorded or compiled is trained by Pyro: the same numbers, and the reason said once."""
 
+import itertools
 import random
 from contextlib import nullcontext
 
@@ -257,6 +258,34 @@ def test_a_look_at_pyro_changes_nothing(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(seldom, always, strict=True))
     for ours, pyros in zip(always, trained_with("off", (1,), monkeypatch), strict=True):
         torch.testing.assert_close(ours, pyros)
+
+
+@pytest.mark.parametrize("wrong", [1, 4, 5])
+def test_a_look_ends_a_run_where_the_two_differ_on_every_batch(wrong, monkeypatch):
+    """On one or some they do where rounding moves a unit over its kink."""
+    plain, seen = trained_with("on", (1,), monkeypatch), []
+
+    def differ(step, *batch):
+        seen.append(batch[0])
+        return len(seen) > wrong
+
+    monkeypatch.setattr(CompiledStep, "still_pyros", differ)
+    with pytest.raises(TrainingError, match="no longer gives Pyro's") if wrong == 5 else nullcontext():
+        weights = trained_with("on", (1,), monkeypatch)
+        assert all(torch.equal(a, b) for a, b in zip(weights, plain, strict=True)), "a look has drawn"
+    first = seen[: min(wrong + 1, 5)]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(first, 2)), "one batch was looked at twice"
+    assert len(seen) == 5 if wrong == 5 else len(seen) > wrong
+
+
+@pytest.mark.parametrize(
+    ("loss", "gradient", "same"), [(1e-4, 0, True), (0, 5e-3, True), (3e-3, 0, False), (0, 0.05, False)]
+)
+def test_a_loss_is_compared_closely_and_a_gradient_up_to_kinks(loss, gradient, same):
+    torch.manual_seed(0)
+    g = torch.randn(50)
+    other = g + gradient * g.norm() * torch.nn.functional.normalize(torch.randn(50), dim=0)
+    assert function.agree([torch.tensor(3.0), g], [torch.tensor(3.0 * (1 + loss)), other]) is same
 
 
 def test_nothing_is_said_where_progress_is_off(capsys):

@@ -18,7 +18,7 @@ from probgen.distributions.conditionals import Conditional
 from probgen.errors import UserError
 from probgen.layers.cursor import Cursor, Wave
 
-SMALL_BATCH = 256  # pixels at once, of all images, up to which a second thread slows the cached sampler down
+SMALL_BATCH = 256  # images, up to which a second thread slows the cached sampler down
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def draw_images(
     seen = levels - 1  # the same as the network sees it, on [−1, 1]
     if known is not None:
         levels = torch.where(known.mask, known.values, levels)
-    small = len(noise) * cursor.most_pixels <= SMALL_BATCH
-    done, alone = 0, cached and noise.device.type == "cpu" and small
+    done, alone = 0, cached and noise.device.type == "cpu" and len(noise) <= SMALL_BATCH
     with one_thread() if alone else nullcontext():
         for channel, *_ in cursor:
             stays = None if known is None else cursor.take(known.mask[:, None, channel])[:, 0]

@@ -3,6 +3,7 @@
 θ, φ ← Adam( ∇ −(1/B) Σ_b ELBO(x_b; θ, φ) )
 """
 
+import itertools
 from contextlib import nullcontext
 from typing import Any
 
@@ -29,6 +30,7 @@ from probgen.models.contracts import Initializable
 
 MOST_SHOWN = 10_000
 LOOKS = (10, 100, 1000)  # steps after which a compiled step is compared with Pyro's again, and every thousand later
+BATCHES_TO_LOOK_AT = 5  # on which all the two must differ: on one, rounding may move a unit over its kink
 LOOSE = "pyro.param:"  # prefix of parameters outside any module
 
 
@@ -164,8 +166,9 @@ class Trainer:
         done, gradient = self.steps_done, self.gradient
         if not isinstance(gradient, CompiledStep) or not (done in LOOKS or (done and done % LOOKS[-1] == 0)):
             return None
-        with networks_in(self.pair, self.config.precision, self.device):
-            if gradient.still_pyros(*batch):
+        following = (self.stored_batch(done + more) for more in range(1, BATCHES_TO_LOOK_AT))
+        with networks_in(self.pair, self.config.precision, self.device), torch.random.fork_rng():
+            if any(gradient.still_pyros(*each) for each in itertools.chain([batch], following)):
                 return None
         return (
             f"step {done + 1}: compiled, the step no longer gives Pyro's loss and gradient: the program depends on "

@@ -9,7 +9,6 @@ A `Wave` is a cursor at several pixels, one in each row, of which none looks at 
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,11 +39,6 @@ class Cursor:
     @property
     def num_pixels(self) -> int:
         """How many pixels it is at."""
-        return 1
-
-    @property
-    def most_pixels(self) -> int:
-        """How many it is at most at."""
         return 1
 
     def take(self, maps: Shaped[Tensor, "b k h w"]) -> Shaped[Tensor, "n k"]:
@@ -103,11 +97,6 @@ class Wave(Cursor):
     def num_pixels(self) -> int:
         """How many pixels it is at."""
         return len(self.rows)
-
-    @property
-    def most_pixels(self) -> int:
-        """How many it is at most at."""
-        return min(self.height, math.ceil(self.width / self.lag))
 
     def take(self, maps: Shaped[Tensor, "b k h w"]) -> Shaped[Tensor, "n k"]:
         """What maps hold at the cursor."""

@@ -15,6 +15,7 @@ from probgen.inference.compiled.python_state import watched
 from probgen.inference.compiled.recording import NotStaticError, Step, interpreted, one_line, record
 
 ROUNDED = 1e-3  # of a float32 sum over some thousand pixels, taken in another order
+KINKS = 1e-2  # of a gradient: a unit of a deep network that is 0 but for rounding may be on the other side of its kink
 REPEATED = 1e-7  # of the same operations on the same numbers
 IS_TRAINED = attrgetter("requires_grad")
 Results = Sequence[Any]  # tensors, None, and constants, which are the same at every call
@@ -67,7 +68,7 @@ class Recorded:
             recurrent = any(isinstance(module, nn.RNNBase) for module in self.lifted.modules)
             graph = record(lambda *tensors: layout.pack(self.flat(*tensors)), everything, recurrent=recurrent)
         first, again = (self.trial(inputs, self.reference) for _ in range(2))
-        if not agree(first, again, REPEATED):
+        if not agree(first, again, REPEATED, REPEATED):
             raise NotStaticError(
                 "its loss or gradient depends on more than the batch, torch's generator and the tensors that its "
                 "modules hold: on something in Python that changes"
@@ -113,9 +114,10 @@ class Recorded:
         return results
 
 
-def agree(first: Results, other: Results, tolerance: float = ROUNDED) -> bool:
+def agree(first: Results, other: Results, tolerance: float = ROUNDED, kinks: float = KINKS) -> bool:
     """Whether two runs on the same inputs have the same results, up to a share of their size.
 
+    tolerance: that share, of numbers. kinks: of tensors.
     A gradient that is zero but for rounding is compared with the others' size, as a term is with the other terms.
     """
     if len(other) != len(first):
@@ -123,7 +125,8 @@ def agree(first: Results, other: Results, tolerance: float = ROUNDED) -> bool:
     sizes = [size(result) for result in first]
     flat = [is_flat(result) for result in first]
     floors = {kind: max([s for s, f in zip(sizes, flat, strict=True) if f is kind], default=0.0) / 100 for kind in flat}
-    return all(close(a, b, tolerance, floors[f]) for a, b, f in zip(first, other, flat, strict=True))
+    shares = {True: tolerance, False: kinks}
+    return all(close(a, b, shares[f], floors[f]) for a, b, f in zip(first, other, flat, strict=True))
 
 
 def is_flat(result: Any) -> bool:
