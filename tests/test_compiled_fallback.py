@@ -224,18 +224,27 @@ class ChangesLate(Pair):
         return 1.0 if type(self).calls < 50 else 3.0
 
 
+class ChangesItsGradientLate(ChangesLate):
+    """The loss stays."""
+
+    def twist(self, x):
+        zero = self.weight.sum() - self.weight.detach().sum()
+        return 1.0 + (super().twist(x) - 1.0) * zero
+
+
+@pytest.mark.parametrize("kind", [ChangesLate, ChangesItsGradientLate])
 @pytest.mark.parametrize(("last", "ends"), [(0, False), (100, True)])
-def test_what_changes_later_ends_the_run(last, ends, monkeypatch):
+def test_what_changes_later_ends_the_run(kind, last, ends, monkeypatch):
     """A look at Pyro, which the twin does not take."""
-    ChangesLate.calls = 0
+    kind.calls = 0
     monkeypatch.setattr(trainer, "LOOKS", (10, last or 10**9))
     monkeypatch.setattr(function, "compiled", lambda graph, _: interpreted(graph))
-    pair, config = made(ChangesLate), TrainConfig(steps=120, batch_size=10, compile="on")
-    ChangesLate.calls = 0
+    pair, config = made(kind), TrainConfig(steps=120, batch_size=10, compile="on")
+    kind.calls = 0
     run = Trainer(pair, TensorImages(X), config)
     for _ in range(60):
         run.step()
-    ChangesLate.calls = 50
+    kind.calls = 50
     with pytest.raises(TrainingError, match=r"step 101: .*no longer gives Pyro's") if ends else nullcontext():
         for _ in range(60):
             run.step()
@@ -260,22 +269,34 @@ def test_a_look_at_pyro_changes_nothing(monkeypatch):
         torch.testing.assert_close(ours, pyros)
 
 
-@pytest.mark.parametrize("wrong", [1, 4, 5])
-def test_a_look_ends_a_run_where_the_two_differ_on_every_batch(wrong, monkeypatch):
-    """On one or some they do where rounding moves a unit over its kink."""
+ALIKE, GRADIENT, LOSS = (True, True), (True, False), (False, True)  # or where they differ
+LOOKS = {
+    "never": ([ALIKE], 1, False),
+    "a gradient, once": ([GRADIENT, ALIKE, ALIKE, ALIKE, ALIKE], 5, False),
+    "a gradient, twice": ([GRADIENT, GRADIENT, ALIKE, ALIKE, ALIKE], 5, False),
+    "a gradient at every second call": ([GRADIENT, ALIKE, GRADIENT, ALIKE, GRADIENT], 5, True),
+    "every gradient": ([GRADIENT] * 5, 5, True),
+    "a loss": ([LOSS], 1, True),
+    "a later loss": ([GRADIENT, ALIKE, ALIKE, LOSS, ALIKE], 5, True),
+}
+
+
+@pytest.mark.parametrize("differing", LOOKS)
+def test_a_look_ends_a_run_where_the_loss_differs_or_most_gradients(differing, monkeypatch):
+    """On some batches a gradient does where rounding moves a unit over its kink."""
     plain, seen = trained_with("on", (1,), monkeypatch), []
+    found, num, ends = LOOKS[differing]
 
-    def differ(step, *batch):
+    def compared(step, *batch):
         seen.append(batch[0])
-        return len(seen) > wrong
+        return found[len(seen) - 1] if len(seen) <= len(found) else ALIKE
 
-    monkeypatch.setattr(CompiledStep, "still_pyros", differ)
-    with pytest.raises(TrainingError, match="no longer gives Pyro's") if wrong == 5 else nullcontext():
+    monkeypatch.setattr(CompiledStep, "still_pyros", compared)
+    with pytest.raises(TrainingError, match="no longer gives Pyro's") if ends else nullcontext():
         weights = trained_with("on", (1,), monkeypatch)
         assert all(torch.equal(a, b) for a, b in zip(weights, plain, strict=True)), "a look has drawn"
-    first = seen[: min(wrong + 1, 5)]
-    assert not any(torch.equal(a, b) for a, b in itertools.combinations(first, 2)), "one batch was looked at twice"
-    assert len(seen) == 5 if wrong == 5 else len(seen) > wrong
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen[:num], 2)), "one batch, looked at twice"
+    assert len(seen) == num if ends else len(seen) > num
 
 
 @pytest.mark.parametrize(
@@ -285,7 +306,9 @@ def test_a_loss_is_compared_closely_and_a_gradient_up_to_kinks(loss, gradient, s
     torch.manual_seed(0)
     g = torch.randn(50)
     other = g + gradient * g.norm() * torch.nn.functional.normalize(torch.randn(50), dim=0)
-    assert function.agree([torch.tensor(3.0), g], [torch.tensor(3.0 * (1 + loss)), other]) is same
+    results, others = [torch.tensor(3.0), g], [torch.tensor(3.0 * (1 + loss)), other]
+    assert function.agree(results, others, kinks=function.KINKS) is same
+    assert function.agree(results, others) is (same and gradient == 0), "operations in the same order have no kinks"
 
 
 def test_nothing_is_said_where_progress_is_off(capsys):

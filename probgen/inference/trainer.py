@@ -3,7 +3,6 @@
 θ, φ ← Adam( ∇ −(1/B) Σ_b ELBO(x_b; θ, φ) )
 """
 
-import itertools
 from contextlib import nullcontext
 from typing import Any
 
@@ -30,7 +29,7 @@ from probgen.models.contracts import Initializable
 
 MOST_SHOWN = 10_000
 LOOKS = (10, 100, 1000)  # steps after which a compiled step is compared with Pyro's again, and every thousand later
-BATCHES_TO_LOOK_AT = 5  # on which all the two must differ: on one, rounding may move a unit over its kink
+MORE_LOOKS = 4  # batches, where a gradient differs at the first: rounding may have moved a unit over its kink
 LOOSE = "pyro.param:"  # prefix of parameters outside any module
 
 
@@ -162,14 +161,22 @@ class Trainer:
         return step
 
     def departure(self, batch: tuple[Tensor, ...]) -> str | None:
-        """What to tell of a compiled step that Pyro would take otherwise by now; looked at from time to time."""
+        """What to tell of a compiled step that Pyro would take otherwise by now; looked at from time to time.
+
+        The loss must agree on every batch looked at. Where a gradient does not, four more are looked at: it is another
+        one if it differs on most, and rounding that moved a unit over its kink if on few.
+        """
         done, gradient = self.steps_done, self.gradient
         if not isinstance(gradient, CompiledStep) or not (done in LOOKS or (done and done % LOOKS[-1] == 0)):
             return None
-        following = (self.stored_batch(done + more) for more in range(1, BATCHES_TO_LOOK_AT))
         with networks_in(self.pair, self.config.precision, self.device), torch.random.fork_rng():
-            if any(gradient.still_pyros(*each) for each in itertools.chain([batch], following)):
+            looks = [gradient.still_pyros(*batch)]
+            if looks[0] == (True, True):
                 return None
+            if looks[0][0]:
+                looks += [gradient.still_pyros(*self.stored_batch(done + more)) for more in range(1, MORE_LOOKS + 1)]
+        if all(loss for loss, _ in looks) and sum(grad for _, grad in looks) > MORE_LOOKS / 2:
+            return None
         return (
             f"step {done + 1}: compiled, the step no longer gives Pyro's loss and gradient: the program depends on "
             "something in Python that changes; train anew, with compile=off"

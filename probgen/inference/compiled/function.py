@@ -1,6 +1,7 @@
 """A function of what a pair holds and of other tensors, recorded once for each shape, checked, compiled."""
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from operator import attrgetter
 from typing import Any
 
@@ -80,13 +81,15 @@ class Recorded:
             run = compiled(graph, everything)
             if all(tensor.device.type == "cuda" for tensor in everything):
                 run = Captured(run, held=len(self.lifted.tensors))
-            if not agree(first, self.repeated(inputs, run, layout)):
+            if not agree(first, self.repeated(inputs, run, layout), kinks=KINKS):
                 raise NotStaticError("compiled, it gives another loss or gradient than by Pyro")
         return run, layout
 
-    def still_agrees(self, *inputs: Tensor) -> bool:
-        """Whether the reference still gives what the recording gives; nothing is left behind."""
-        return agree(self.trial(inputs, self.reference), self.trial(inputs, self))
+    def still_agrees(self, *inputs: Tensor) -> tuple[bool, bool]:
+        """Whether the reference still gives the recording's numbers; and its tensors. Nothing is left behind."""
+        first, other = self.trial(inputs, self.reference), self.trial(inputs, self)
+        flat = [is_flat(result) for result in first]
+        return agree([*compress(first, flat)], [*compress(other, flat)]), agree(first, other, kinks=KINKS)
 
     def flat(self, *tensors: Tensor) -> Results:
         """The function, all that it depends on in a row."""
@@ -114,10 +117,12 @@ class Recorded:
         return results
 
 
-def agree(first: Results, other: Results, tolerance: float = ROUNDED, kinks: float = KINKS) -> bool:
+def agree(first: Results, other: Results, tolerance: float = ROUNDED, kinks: float = ROUNDED) -> bool:
     """Whether two runs on the same inputs have the same results, up to a share of their size.
 
-    tolerance: that share, of numbers. kinks: of tensors.
+    tolerance: that share, of numbers: losses and terms, which a kink does not make jump. kinks: of tensors: gradients,
+    which it does. So machine code, which sums in another order, is given more room there (a player's turn in a GAN
+    too); what was recorded and not compiled does the same operations in the same order, and is not.
     A gradient that is zero but for rounding is compared with the others' size, as a term is with the other terms.
     """
     if len(other) != len(first):

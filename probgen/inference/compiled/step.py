@@ -70,13 +70,13 @@ class CompiledStep:
             return []
         return [self.count.fill_(self.pair.training_step)]
 
-    def still_pyros(self, *batch: Tensor) -> bool:
-        """Whether Pyro would still give the same loss and gradient; nothing is left behind, the step's own least."""
+    def still_pyros(self, *batch: Tensor) -> tuple[bool, bool]:
+        """Whether Pyro would still give the same loss; and the same gradient. Nothing is left behind."""
         gradients = [parameter.grad for parameter in self.parameters]
         try:
             return self.recorded.still_agrees(*self.number(), *batch)
         finally:
-            give(self.parameters, gradients)
+            give(self.parameters, gradients)  # the step's own
 
     def gradient(self, parameters: Sequence[Tensor], *inputs: Tensor) -> Results:
         """Loss, gradients and terms, by operations on tensors alone."""
