@@ -3,12 +3,13 @@
     python -m benchmarks.step_profile mnist --threads 1
 
 Python's own profiler, whose shares flatter what is done in few calls: each call costs it about half a microsecond. It
-does not see into the compiled graph, so its matrix products are timed alone.
+does not see into the compiled graph, so its matrix products are timed alone: medians of both.
 """
 
 import argparse
 import cProfile
 import pstats
+import statistics
 import time
 from collections import defaultdict
 
@@ -52,8 +53,9 @@ def shapes(sizes: Case) -> list[tuple[int, int, int]]:
     return [*forward, *((n, sizes.batch, k) for k, n in layers), *((sizes.batch, n, k) for k, n in layers[1:])]
 
 
-def products(case: str, steps: int) -> float:
-    """Seconds that the products of a step take with `torch.mm`, the least of several rounds."""
+def products(case: str, threads: int, steps: int) -> float:
+    """Seconds that the products of a step take with `torch.mm`, the median of so many steps."""
+    torch.set_num_threads(threads)
     given = [(torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)) for m, k, n in shapes(CASES[case])]
     times = []
     for _ in range(steps):
@@ -61,16 +63,18 @@ def products(case: str, steps: int) -> float:
         for left, right, out in given:
             torch.mm(left, right, out=out)
         times.append(time.perf_counter() - start)
-    return min(times)
+    return statistics.median(times)
 
 
 def seconds(case: str, threads: int, steps: int) -> float:
-    """Of a compiled step."""
-    work = with_probgen.setup(case, threads, "on")
+    """Seconds of a compiled step, the median of so many."""
+    work, times = with_probgen.setup(case, threads, "on"), []
     work.run(max(2, steps // 10))
-    start = time.perf_counter()
-    work.run(steps)
-    return (time.perf_counter() - start) / steps
+    for _ in range(steps):
+        start = time.perf_counter()
+        work.run(1)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def main() -> None:
@@ -81,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     for part, share in shares(options.case, options.threads, options.steps).items():
         print(f"{100 * share:5.1f} %  {part}")
-    step, alone = seconds(options.case, options.threads, options.steps), products(options.case, options.steps)
+    step, alone = (measure(options.case, options.threads, options.steps) for measure in (seconds, products))
     print(f"{1e6 * alone:.0f} of {1e6 * step:.0f} µs  {PRODUCTS}")
 
 

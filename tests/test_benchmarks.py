@@ -65,7 +65,7 @@ def test_the_products_of_a_step_are_those_of_its_layers():
     with FlopCounterMode(display=False) as counter:
         work.run(2)
     assert counter.get_total_flops() == 2 * sum(2 * m * k * n for m, k, n in step_profile.shapes(CASES["digits"]))
-    assert 0 < step_profile.products("digits", steps=3) < 1
+    assert 0 < step_profile.products("digits", threads=1, steps=3) < 1
 
 
 def test_each_function_of_the_profile_is_in_one_part():

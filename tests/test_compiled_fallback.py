@@ -339,6 +339,25 @@ def test_a_compiler_that_fails(monkeypatch):
     assert trainer.not_compiled == "torch could not compile it (RuntimeError)"
 
 
+def test_what_has_no_wrapper_in_cpp_is_compiled_with_one_in_python(monkeypatch):
+    wrappers = []
+
+    def picky(graph, inputs):
+        wrappers.append(torch._inductor.config.cpp_wrapper)
+        if wrappers[-1]:
+            raise RuntimeError("no such operation in C++")
+        return interpreted(graph)
+
+    import torch._inductor
+
+    monkeypatch.setattr(torch._inductor, "compile", picky)
+    monkeypatch.setattr(backend, "check_compiler", lambda _: None)
+    trainer = Trainer(made(Pair), TensorImages(X), TrainConfig(steps=3, batch_size=10, compile="on"))
+    trainer.step()
+    assert trainer.compiled
+    assert wrappers == [True, False]
+
+
 @pytest.mark.parametrize(("steps", "mode", "expected"), [(10, "on", True), (10_000, "off", False), (10, "auto", False)])
 def test_who_compiles(steps, mode, expected):
     assert TrainConfig(steps=steps, compile=mode).compiles is expected

@@ -9,9 +9,12 @@ from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
+from probgen.inference.batches import TensorImages
+from probgen.inference.compiled import function
 from probgen.inference.compiled.function import give
+from probgen.inference.compiled.recording import interpreted
 from probgen.inference.compiled.step import CompiledStep, EagerStep
-from probgen.inference.trainer import trainable_parameters
+from probgen.inference.trainer import TrainConfig, Trainer, trainable_parameters
 from probgen.models import registry
 from probgen.models.contracts import Objective
 
@@ -313,6 +316,30 @@ def test_machine_code_is_the_recording():
         assert pair.encoder[1].num_batches_tracked == seen + 4
         histories.append(pair.state_dict() | {"losses": torch.tensor(losses), "next": torch.rand(())})
     check_same(*histories)
+
+
+@pytest.mark.parametrize("machine_code", [False, True])
+def test_images_may_come_in_the_type_that_they_are_stored_in(machine_code):
+    """Whole numbers are the same numbers in eight bits, in sixty-four and in floating point."""
+    pair, parameters = made(Pair)
+    step, x = CompiledStep(pair, parameters, machine_code=machine_code), binary()
+    found = [numbers(step, parameters, x.to(dtype)) for dtype in (torch.float64, torch.uint8, torch.int64)]
+    for other in found[1:]:
+        check_same(other, found[0], tolerance=0)
+    other_images = numbers(step, parameters, (1 - x).to(torch.uint8))
+    with pytest.raises(AssertionError, match="loss"):
+        check_same(other_images, found[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+def test_a_trainer_hands_its_compiled_step_what_is_stored(dtype, monkeypatch):
+    monkeypatch.setattr(function, "compiled", lambda graph, _: interpreted(graph))
+    pair, _ = made(Pair)
+    trainer = Trainer(pair, TensorImages(binary().to(dtype)), TrainConfig(steps=2, batch_size=4, compile="on"))
+    trainer.step()
+    assert trainer.compiled
+    ((_, images, *_),) = trainer.gradient.recorded.recordings
+    assert images[:3] == ((4, SIZE), (SIZE, 1), dtype)
 
 
 def repeated(step, x, times=3):

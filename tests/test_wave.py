@@ -9,7 +9,7 @@ from probgen.distributions.ancestral import walk
 from probgen.layers.causal import RowMemory
 from probgen.layers.cursor import Cursor, Wave
 from probgen.layers.pixelcnn import PixelCNNNetwork
-from probgen.layers.wave import WaveMemory
+from probgen.layers.wave import WaveImage, WaveMemory
 
 SIZES = [(5, 7), (7, 5), (1, 6), (6, 6), (3, 9)]
 COLOUR = (2, 6, 7)
@@ -21,8 +21,7 @@ def steps_of(height, width, lag):
     for _ in wave:
         assert (wave.take(found[:, None]) == -1).all()
         wave.put(found, torch.full((wave.num_pixels,), wave.step))
-        assert wave.num_pixels == len(wave.places[0]) >= 1
-        assert (wave.row, wave.column) == (int(wave.places[0][0]), int(wave.places[1][0]))
+        assert found[0, wave.row, wave.column] == wave.step
     return found[0]
 
 
@@ -82,14 +81,21 @@ def test_waves_draw_from_the_density():
 
 def test_a_wave_too_close_behind_the_last_is_rejected(monkeypatch):
     p = density("pixelcnn", (1, 6, 7), THREE_LEVELS, first_kernel=5)
-    assert p.network.lag == 3
-    monkeypatch.setattr(PixelCNNNetwork, "lag", 2)
+    assert p.network.wave_lag == 3
+    monkeypatch.setattr(PixelCNNNetwork, "wave_lag", 2)
     with pytest.raises(AssertionError, match=r"differ at \(channel, row, column\) .*\[0, 1, "):
         check_same_draws(p)
 
 
 def test_a_memory_that_keeps_what_has_left_the_image_is_rejected(monkeypatch):
     monkeypatch.setattr(WaveMemory, "clear", lambda self, wave: None)
+    with pytest.raises(AssertionError, match=r"differ at \(channel, row, column\)"):
+        check_same_draws(density("pixelcnn", (1, 6, 7), THREE_LEVELS, first_kernel=3))
+
+
+def test_a_wave_that_sees_no_image_is_rejected(monkeypatch):
+    blind = WaveImage.step
+    monkeypatch.setattr(WaveImage, "step", lambda self, image, wave: blind(self, torch.zeros_like(image), wave))
     with pytest.raises(AssertionError, match=r"differ at \(channel, row, column\)"):
         check_same_draws(density("pixelcnn", (1, 6, 7), THREE_LEVELS, first_kernel=3))
 
@@ -115,12 +121,12 @@ def test_watched_or_not_the_images_are_the_same():
     for watch in (None, lambda image: None):
         torch.manual_seed(5)
         drawn.append(p.sample((20,), watch=watch))
-    assert torch.equal(*drawn)
+    assert torch.equal(*drawn), "other images where they are watched"
 
 
 def test_a_memory_of_rows_that_forgets_them_is_rejected(monkeypatch):
     monkeypatch.setattr(RowMemory, "begin_row", lambda self: self.sums.copy_(self.layer.bias.expand_as(self.sums)))
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="other images where they are watched"):
         test_watched_or_not_the_images_are_the_same()
 
 
@@ -130,3 +136,13 @@ def test_in_a_completion_what_is_known_stays():
     check_same_draws(p, given=given, mask=mask)
     assert torch.equal(p.sample((20,), given=given, mask=mask)[mask], given[mask])
     assert torch.equal(p.sample((20,), given=given, mask=torch.ones(COLOUR).bool()), given)
+
+
+@pytest.mark.parametrize("mask_shape", [(1, 7), (6, 1), (1, 1), COLOUR, (20, *COLOUR)], ids=str)
+def test_a_completion_of_tensors_that_lie_in_another_order(mask_shape):
+    """Views that repeat or transpose their memory, of which a wave's places are no view."""
+    p = density("pixelcnn", COLOUR, THREE_LEVELS, first_kernel=3)
+    given, mask = p.sample((20,)).mT.contiguous().mT, (torch.rand(mask_shape) < 0.5).mT.contiguous().mT
+    check_same_draws(p, given=given, mask=mask)
+    stays = mask.expand_as(given)
+    assert torch.equal(p.sample((20,), given=given, mask=mask)[stays], given[stays])

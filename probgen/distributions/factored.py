@@ -29,7 +29,8 @@ class FactoredImage(TorchDistribution):
     """p(x | context) = Π_i p(x_i | x_<i, context), over images c h w of whole numbers 0 … levels − 1.
 
     network: a causal network. `network(x, context)` takes images `b c h w` scaled to [−1, 1] and gives the numbers of
-        every conditional, `b n c h w`; one that also takes a `Cursor` (see `probgen.layers`) can be sampled fast.
+        every conditional, `b n c h w`; one that also takes a `Cursor` (see `probgen.layers`) can be sampled fast, and
+        one whose attribute `wave_lag` is a number of columns several pixels at a time (see `probgen.layers.Wave`).
     conditional: what the n numbers of a pixel mean.
     image_shape: (c, h, w).
     context: what all pixels are conditioned on, `*batch *context_shape`; the batch shape is read off it by the
@@ -146,7 +147,7 @@ class FactoredImage(TorchDistribution):
         watch: Callable[[Tensor], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "*b c h w"]:
-        """Draw images pixel by pixel, in grey levels, `*sample_shape *batch c h w`.
+        """Draw images in grey levels, `*sample_shape *batch c h w`, each pixel given those before it.
 
         given, mask: completion. Pixels of the images `given` where `mask` (h w, or up to the full shape) is true stay
             as they are. Raster order conditions each drawn pixel only on *earlier* ones: what is known below it, or
@@ -186,7 +187,7 @@ class FactoredImage(TorchDistribution):
         values = given.to(self.example).expand(shape).reshape(shape[:-3].numel(), *self.event_shape)
         kept = mask.to(values.device).expand(shape).reshape(shape[:-3].numel(), *self.event_shape)
         check_levels(values[kept], self.conditional.levels)
-        return Known(values, kept)
+        return Known(values.contiguous(), kept.contiguous())
 
     # --- the context
 

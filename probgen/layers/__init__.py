@@ -1,6 +1,6 @@
 """Neural networks, without any probability: features in, features out."""
 
-from probgen.layers.cursor import Cursor
+from probgen.layers.cursor import Cursor, Wave
 from probgen.layers.diagonal_lstm import DiagonalBiLSTMNetwork
 from probgen.layers.discriminators import DCGANDiscriminator, MLPDiscriminator, ResNetDiscriminator
 from probgen.layers.generators import GAN_ACTIVATIONS, DCGANGenerator, MLPGenerator, ResNetGenerator
@@ -30,4 +30,5 @@ __all__ = [
     "ResNetDiscriminator",
     "ResNetGenerator",
     "RowLSTMNetwork",
+    "Wave",
 ]

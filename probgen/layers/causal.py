@@ -3,7 +3,8 @@
     y[i] = b + Σ_{taps t before i} W[t] x[i + t]
 
 Each layer's `forward(x, cursor)` takes features `b f h w` of whole images without a cursor. With one it takes the
-features `b f/c` of the channel and pixel where the cursor stands (see `Cursor`) and gives that pixel's output.
+features `b f/c` of the channel and pixel where the cursor stands (see `Cursor`) and gives that pixel's output; with a
+`Wave`, of all its pixels, `n f/c`.
 """
 
 import math
@@ -105,7 +106,8 @@ class ImageMemory:
 class RowMemory:
     """The last rows of a layer's input, and what those above the cursor add to each pixel of its row.
 
-    What the rows above add is one matrix product for a whole row; along the row only its own taps remain.
+    What the rows above add is one matrix product for a whole row; along the row only its own taps remain. For raster
+    order alone; a wave has `WaveMemory`.
     """
 
     def __init__(self, layer: CausalConv2d, x: Float[Tensor, "b inputs_of_channel"], cursor: Cursor) -> None:
@@ -175,7 +177,7 @@ class ContextBias(nn.Module):
         nn.init.uniform_(self.linear.weight, -1 / math.sqrt(context_shape[0]), 1 / math.sqrt(context_shape[0]))
 
     def forward(self, context: Float[Tensor, "b *context"], cursor: Cursor | None = None) -> Features:
-        """Of shape b f h w (h = w = 1 for a vector); with a cursor, of the pixel there."""
+        """Of shape b f h w (h = w = 1 for a vector); with a cursor, of the n pixels there, `n f/channels`."""
         if cursor is None:
             return self.project(context)
         whole = cursor.remember(self, lambda: self.project(context))

@@ -5,14 +5,13 @@ likelihood; and with a `Cursor` at one pixel after the other, for sampling. In t
 only the features of the pixel at the cursor, keeps those that later pixels will look at, and so computes every
 activation once: a whole image costs about as much arithmetic as one pass.
 
-A `Wave` is a cursor at several pixels, one in each row, of which none looks at another.
+A `Wave` is a cursor at several pixels, at most one in each row, of which none looks at another.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -74,7 +73,6 @@ class Wave(Cursor):
     def __init__(self, height: int, width: int, channels: int, lag: int) -> None:
         super().__init__(height, width, channels)
         self.lag, self.step, self.rows = lag, 0, range(1)
-        self.places = torch.zeros(1).long(), torch.zeros(1).long()  # rows and columns
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         """Walk over the steps, and in each over the channels."""
@@ -83,8 +81,6 @@ class Wave(Cursor):
             if channel == 0:
                 self.step, self.rows = step, self.rows_at(step)
                 self.row, self.column = self.rows.start, step - self.lag * self.rows.start
-                rows = torch.arange(self.rows.start, self.rows.stop)
-                self.places = rows, step - self.lag * rows
             self.channel = channel
             yield channel, self.row, self.column
 
@@ -100,11 +96,17 @@ class Wave(Cursor):
 
     def take(self, maps: Shaped[Tensor, "b k h w"]) -> Shaped[Tensor, "n k"]:
         """What maps hold at the cursor."""
-        return maps[:, :, *self.places].permute(2, 0, 1).flatten(0, 1)
+        return self.at(maps).permute(2, 0, 1).flatten(0, 1)
 
     def put(self, image: Shaped[Tensor, "b h w"], values: Shaped[Tensor, " n"]) -> None:
         """Write values, in the order of `take`, to the places of the cursor."""
-        image[:, *self.places] = values.unflatten(0, (len(self.rows), -1)).mT
+        self.at(image[:, None])[:, 0] = values.unflatten(0, (len(self.rows), -1)).mT
+
+    def at(self, maps: Shaped[Tensor, "b k h w"]) -> Shaped[Tensor, "b k rows"]:
+        """The places of the cursor, as a view: from one to the next it is a row down and `lag` columns back."""
+        images, features, down, right = maps.stride()
+        first = maps.storage_offset() + self.row * down + self.column * right
+        return maps.as_strided((*maps.shape[:2], len(self.rows)), (images, features, down - self.lag * right), first)
 
 
 def size_of(value: Any) -> int:

@@ -38,8 +38,8 @@ class PixelCNNNetwork(CausalStack):
         super().__init__(image_shape, outputs, context_shape, width=width, first_kernel=first_kernel, layers=layers)
 
     @property
-    def lag(self) -> int:
-        """By how many columns the pixels of a row must be ahead of those below to be drawn with them (see `Wave`)."""
+    def wave_lag(self) -> int:
+        """One more than the columns that its kernels reach to the right. Layers of another kind need their own."""
         return 1 + max(layer.aside for layer in self.modules() if isinstance(layer, CausalConv2d))
 
 

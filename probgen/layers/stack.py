@@ -18,7 +18,15 @@ class CausalNetwork(nn.Module):
     """A network that gives n = `outputs` numbers for each value of an image, from the values before it.
 
     image_shape: (c, h, w). context_shape: of what all pixels are conditioned on, None for nothing.
+    wave_lag: by how many columns a row must be ahead of the one below for their pixels to be drawn at once (see
+        `Wave`): its layers then take features of several pixels, and are asked by `cursor.rows`, not by `row` and
+        `column`, where they are. None: one pixel after the other.
     """
+
+    @property
+    def wave_lag(self) -> int | None:
+        """None, unless a network says otherwise."""
+        return None
 
     def __init__(self, image_shape: Sequence[int], outputs: int, context_shape: Sequence[int] | None) -> None:
         super().__init__()
@@ -52,7 +60,10 @@ class CausalStack(CausalNetwork):
     def forward(
         self, x: Float[Tensor, "b c h w"], context: Tensor | None = None, cursor: Cursor | None = None
     ) -> Features:
-        """x in [−1, 1] → the numbers of every conditional, `b n c h w`; with a cursor, of the one there, `b n`."""
+        """x in [−1, 1] → the numbers of every conditional, `b n c h w`.
+
+        With a cursor, of the one there, `b n`; of a wave's, row after row, `(rows b) n`.
+        """
         h = self.first(x, cursor)
         for layer in self.layers:
             h = layer(h, x, context, cursor)
@@ -61,5 +72,5 @@ class CausalStack(CausalNetwork):
 
 
 def by_channel(h: Features, outputs: int, cursor: Cursor | None) -> Features:
-    """Interleaved features `b (outputs c) h w` as `b outputs c h w`; one pixel's are `b outputs` already."""
+    """Interleaved features `b (outputs c) h w` as `b outputs c h w`; those at a cursor are `b outputs` already."""
     return h.unflatten(1, (outputs, -1)) if cursor is None else h

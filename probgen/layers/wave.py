@@ -1,6 +1,6 @@
 """What a causal convolution remembers where several pixels are drawn at once (see `Wave`).
 
-y[i, j] = b + Σ_{d, e} W[d, e] x[i − d, j + e],    of which step t − lag · d + e computed the summand
+y[i, j] = b + Σ_{d, e} W[d, e] x[i − d, j + e],    t = j + lag · i    ⇒    x[i − d, j + e] came in step t − lag · d + e
 """
 
 from typing import TYPE_CHECKING
@@ -59,7 +59,6 @@ class WaveImage:
         self.sides = (layer.above + 1, 2 * layer.aside + 1, c)
         self.padded = image.new_zeros(b, h + layer.above, w + 2 * layer.aside, c)
         self.inside = self.padded[:, layer.above :, layer.aside : layer.aside + w]
-        self.inside.copy_(image.permute(0, 2, 3, 1))
         self.matrices = [layer.matrix(outputs) for outputs in layer.of_channels()]
         self.biases = [layer.bias[outputs] for outputs in layer.of_channels()]
 

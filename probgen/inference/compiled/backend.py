@@ -13,20 +13,15 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
     Raises NotStaticError, with the reason, where torch cannot compile it, as on a machine without a C++ compiler.
     """
     import torch
-    import torch._inductor  # takes seconds, and most runs compile nothing
 
     check_compiler(inputs)
     try:
-        options = {
-            **{"fallback_random": True, "reorder_for_locality": False},  # the program's noise, in its order
-            "cpp.threads": torch.get_num_threads(),  # else code for another number may come from the cache
-            "cpp_wrapper": on_cpu(inputs),  # no Python between the kernels
-            "emulate_precision_casts": True,  # to bfloat16, where torch rounds
-        }
-        with torch.random.fork_rng(), torch.no_grad(), quiet(), torch._inductor.config.patch(options):
-            run = torch._inductor.compile(graph, list(inputs))
-    except Exception as error:  # the compiler's own errors have no common class
-        raise NotStaticError(f"torch could not compile it ({type(error).__name__})") from error
+        run = by_inductor(graph, inputs, cpp_wrapper=are_on_cpu(inputs))
+    except Exception:  # the compiler's own errors have no common class
+        try:
+            run = by_inductor(graph, inputs, cpp_wrapper=False)  # which knows more operations
+        except Exception as error:
+            raise NotStaticError(f"torch could not compile it ({type(error).__name__})") from error
 
     def call(*tensors: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -35,8 +30,23 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
     return call
 
 
-def on_cpu(inputs: Sequence[Tensor]) -> bool:
-    """Whether all of them are there."""
+def by_inductor(graph: fx.GraphModule, inputs: Sequence[Tensor], *, cpp_wrapper: bool) -> Step:
+    """The graph as compiled by torch; with a wrapper in C++ there is no Python between its kernels."""
+    import torch
+    import torch._inductor  # takes seconds, and most runs compile nothing
+
+    options = {
+        **{"fallback_random": True, "reorder_for_locality": False},  # the program's noise, in its order
+        "cpp.threads": torch.get_num_threads(),  # else code for another number may come from the cache
+        "cpp_wrapper": cpp_wrapper,
+        "emulate_precision_casts": True,  # to bfloat16, where torch rounds
+    }
+    with torch.random.fork_rng(), torch.no_grad(), quiet(), torch._inductor.config.patch(options):
+        return torch._inductor.compile(graph, list(inputs))
+
+
+def are_on_cpu(inputs: Sequence[Tensor]) -> bool:
+    """Whether all tensors are on the CPU."""
     return all(tensor.device.type == "cpu" for tensor in inputs)
 
 
