@@ -62,3 +62,16 @@ CASES = {
     "quick": Case(side=4, hidden=3, latent=2, batch=8, count=64, levels=17),
 }
 LEARNING_RATE = 1e-3
+
+
+def check_bf16(case: str, device: str) -> None:
+    """Raise NotImplementedError for a processor that would only imitate bfloat16, ten times slower.
+
+    Not for the case `quick`, in which times mean nothing.
+    """
+    import torch
+
+    if case == "quick" or device != "cpu":
+        return
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        raise NotImplementedError("not run: this processor has no bfloat16 arithmetic")

@@ -16,7 +16,10 @@ from benchmarks.work import Work
 
 
 def limit_cores(threads: int) -> None:
-    """As many cores as threads, while libraries look how many there are: XLA has no other way to be told."""
+    """As many cores as threads, from before libraries look how many there are, and child processes too.
+
+    XLA has no other way to be told; and the thread that calls it would work beside the one that computes.
+    """
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
 
 
@@ -43,11 +46,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print does not disturb the answers
     module, options = sys.argv[1], json.loads(sys.argv[2])
-    cores = os.sched_getaffinity(0)
     limit_cores(options["threads"])
     work = importlib.import_module(module).setup(**options)
     step = warm_up(work, float(sys.argv[3]))
-    os.sched_setaffinity(0, cores)
     print(json.dumps({"step": step, "parts": work.parts, **work.facts}), file=answers)
     for line in sys.stdin:
         print(json.dumps(timed(work, int(line))), file=answers)

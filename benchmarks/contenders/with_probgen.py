@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.work import CASES, LEARNING_RATE, Work
+from benchmarks.work import CASES, LEARNING_RATE, Work, check_bf16
 from probgen.data import Split
 from probgen.data.binarize import Binarizer
 from probgen.inference.trainer import TrainConfig, Trainer
@@ -17,6 +17,8 @@ def config_of(batch: int, compiled: str, precision: str) -> TrainConfig:
 def setup(case: str, threads: int, compiled: str, precision: str = "32-true", device: str = "cpu") -> Work:
     """A trainer."""
     torch.set_num_threads(threads)
+    if precision == "bf16-mixed":
+        check_bf16(case, device)
     sizes = CASES[case]
     images = torch.from_numpy(sizes.images()).view(-1, 1, sizes.side, sizes.side)
     split = Split(images, binarizer=Binarizer("dynamic", sizes.levels)).to(device)

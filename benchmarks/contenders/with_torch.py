@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.work import CASES, LEARNING_RATE, Case, Work
+from benchmarks.work import CASES, LEARNING_RATE, Case, Work, check_bf16
 
 Tensors = dict[str, Tensor]
 RANDOM = {"fallback_random": True}  # torch's own generator: an eighth faster than the one that is compiled in
@@ -50,6 +50,8 @@ def drawn(grey: Tensor, levels: int) -> Tensor:
 def setup(case: str, threads: int, compiled: str, bf16: bool = False, device: str = "cpu") -> Work:
     """A training loop."""
     torch.set_num_threads(threads)
+    if bf16:
+        check_bf16(case, device)
     sizes = CASES[case]
     images = torch.from_numpy(sizes.images()).to(device)
     network = Network(sizes, bf16).to(device)

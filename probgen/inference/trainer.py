@@ -17,6 +17,7 @@ from probgen.inference.batches import BatchOrder, Images, share
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.compiled.step import CompiledStep, EagerStep
 from probgen.inference.finite import Latch
+from probgen.inference.heap import keep_freed_memory
 from probgen.inference.objective import StepTerms, first_bad_site
 from probgen.inference.precision import check_precision, networks_in
 from probgen.inference.processes import ALONE, Exchange, Processes, running_statistics
@@ -75,6 +76,7 @@ class Trainer:
         self.processes: Processes = ALONE
         self.exchange: Exchange | None = None
         check_precision(pair, config.precision, self.device)
+        keep_freed_memory()
         with networks_in(pair, config.precision, self.device):
             self.parameters = trainable_parameters(pair, *self.batch(0))
         self.alone = self.device.type == "cpu" and is_small(pair, lambda: scored(pair, *self.batch(0)))

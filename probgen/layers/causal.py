@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from probgen.errors import UserError
 from probgen.layers.cursor import Cursor, Wave
 from probgen.layers.masks import MaskKind, causal_mask
+from probgen.layers.taps import all_taps, convolved, looking
 from probgen.layers.wave import WaveImage, WaveMemory
 
 Features = Float[Tensor, "_ ..."]  # b f h w; at a cursor b f/c, or n f/c of several pixels (see `Wave`)
@@ -42,6 +43,7 @@ class CausalConv2d(nn.Module):
         self.kind, self.channels = kind, channels
         mask = causal_mask(kind, outputs, inputs, *kernel, channels)[:, :, : self.above + 1]
         self.register_buffer("mask", mask, persistent=False)
+        self.taps = looking(mask)
         bound = 1 / mask.sum((1, 2, 3)).clamp_min(1).sqrt()  # as torch does, but counting only the taps that look
         self.weight = nn.Parameter(torch.empty_like(mask).uniform_(-1, 1) * bound[:, None, None, None])
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -51,8 +53,7 @@ class CausalConv2d(nn.Module):
         if cursor is not None:
             memory = cursor.memory.get(self) or self.start(x, cursor)
             return memory.step(x, cursor)
-        x = F.pad(x, (0, 0, self.above, 0)) if self.above else x
-        return F.conv2d(x, self.weight * self.mask, self.bias, padding=(0, self.aside))
+        return convolved(x, self.weight * self.mask, self.bias, self.taps, (self.aside, self.aside, self.above, 0))
 
     def start(self, x: Features, cursor: Cursor) -> Any:
         """The memory of a layer that is asked for the first pixel."""
@@ -154,6 +155,7 @@ class RowsConv2d(nn.Module):
         self.above = kernel[0] // 2
         self.conv = nn.Conv2d(inputs, outputs, (self.above + 1, kernel[1]), padding=(0, kernel[1] // 2))
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        self.aside, self.taps = kernel[1] // 2, all_taps(self.conv.weight)
 
     def forward(self, x: Float[Tensor, "b f h w"], cursor: Cursor | None = None) -> Float[Tensor, "b g h w"]:
         """Whole images, or with a cursor the next row."""
@@ -161,7 +163,7 @@ class RowsConv2d(nn.Module):
         rows = torch.cat([blank if cursor is None else cursor.remember(self, lambda: blank), x], 2)
         if cursor is not None:
             cursor.memory[self] = rows[:, :, 1:]
-        return self.conv(rows)
+        return convolved(rows, self.conv.weight, self.conv.bias, self.taps, (self.aside, self.aside, 0, 0))
 
 
 class ContextBias(nn.Module):
