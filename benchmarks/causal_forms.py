@@ -54,11 +54,17 @@ def apart(layer: CausalConv2d, x: Tensor) -> Tensor:
     return above + F.conv2d(F.pad(x, (layer.aside, 0)), weight[:, :, -1:, : layer.aside + 1])
 
 
+def as_built(layer: CausalConv2d, x: Tensor) -> Tensor:
+    """The convolution whose weight learns by a product for each tap (`layers/taps.py`)."""
+    return layer(x)
+
+
 LAST, DEFAULT = torch.channels_last, torch.contiguous_format
 FORMS: dict[str, tuple[Form, torch.memory_format]] = {
     "convolution, default layout": (convolution, DEFAULT),
     "convolution, channels_last": (convolution, LAST),
     "matrix product, channels_last": (product, LAST),
+    "as built, weight's gradient by taps": (as_built, LAST),
 }
 WIDE = {**FORMS, "two convolutions, channels_last": (apart, LAST)}
 

@@ -72,10 +72,12 @@ def _sixteen_bits(images: np.ndarray, top: int) -> np.ndarray:
     """
     words = torch.empty(-(-images.size // 4), dtype=torch.int64).random_(-(2**63), None)
     u = words.numpy().view(np.uint16)[: images.size]
-    # 16 · 2^12 is one more than 16 bits hold.
-    bound = images.reshape(-1).astype(np.uint32 if top == 16 else np.uint16) * (2**16 // top)
+    grey = images.reshape(-1).astype(np.uint16)
+    if top == 16:
+        return np.less(u >> 12, grey).view(np.uint8).reshape(images.shape)  # u < x · 2^12: 16 · 2^12 has 17 bits
+    bound = grey * 257
     binary = np.less(u, bound)
-    if top == 255 and len(again := np.flatnonzero(u == 65535)):
+    if len(again := np.flatnonzero(u == 65535)):
         binary[again] = torch.randint(65535, (len(again),)).numpy() < bound[again]
     return binary.view(np.uint8).reshape(images.shape)
 

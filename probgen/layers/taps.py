@@ -4,7 +4,8 @@
 
 In memory that keeps the features of a pixel together (`channels_last`), all pixels of a batch are the rows of one
 matrix, and those of a tap are the same rows moved by a number: a product of two matrices, nothing copied. Taps that a
-mask leaves out cost nothing. oneDNN's own kernel for this takes almost twice as long (docs/performance.md).
+mask leaves out cost nothing. On AVX2 oneDNN's own kernel for this takes
+half as long again or more (docs/performance.md).
 """
 
 from collections.abc import Sequence
