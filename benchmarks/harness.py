@@ -99,7 +99,7 @@ class Worker:
             self.errors.seek(0)
             said = self.errors.read().strip().splitlines() or [f"exit code {self.process.wait()}"]
             self.close()
-            raise FailedError(said[-1][:200])
+            raise FailedError(said[-1].removeprefix("NotImplementedError: ")[:200])  # the contender's own words
         return json.loads(line)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """What a contender hands to its worker process, and the sizes that all contenders of a row share."""
 
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,13 +66,13 @@ LEARNING_RATE = 1e-3
 
 
 def check_bf16(case: str, device: str) -> None:
-    """Raise NotImplementedError for a processor that would only imitate bfloat16, ten times slower.
+    """Raise NotImplementedError for a processor that would only imitate bfloat16, ten times slower; of x86 ones.
 
     Not for the case `quick`, in which times mean nothing.
     """
     import torch
 
-    if case == "quick" or device != "cpu":
+    if case == "quick" or device != "cpu" or platform.machine() != "x86_64":
         return
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         raise NotImplementedError("not run: this processor has no bfloat16 arithmetic")

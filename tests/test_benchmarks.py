@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyro
@@ -13,7 +14,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # they are no part of the package
 
-from benchmarks import causal_forms, harness, machine, memory, rows, step_profile, table, worker  # noqa: E402
+from benchmarks import causal_forms, harness, machine, memory, rows, step_profile, table, work, worker  # noqa: E402
 from benchmarks.contenders import with_probgen  # noqa: E402
 from benchmarks.work import CASES, Work  # noqa: E402
 
@@ -201,6 +202,17 @@ def test_a_worker_that_cannot_be_set_up_says_why():
     wrong = rows.contender("wrong", "evidence", what="nothing")
     (result,) = rows.race([wrong], rows.Options(1, 0.01, quick=True), 1, case="quick")
     assert result.failure == "KeyError: 'nothing'"
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(work.platform, "machine", lambda: "x86_64")
+    with nullcontext() if able else pytest.raises(NotImplementedError, match="not run: this processor"):
+        work.check_bf16("mnist", "cpu")
+    work.check_bf16("quick", "cpu")
+    work.check_bf16("mnist", "cuda")
 
 
 def test_contenders_of_different_sizes_are_not_compared(monkeypatch):

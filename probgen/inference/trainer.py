@@ -63,6 +63,8 @@ def initialize(pair: Any, images: Images) -> None:
 class Trainer:
     """A pair in training: `step()` takes one gradient step; `state_dict()` is all that the next one depends on.
 
+    On a CPU the process keeps freed memory from the first trainer on (see `keep_freed_memory`).
+
     pair: an object with `model` and `guide`. images: the training set. device: where the pair already is.
     not_compiled: why the steps are not compiled although they were to be; known after the first.
     latch: looks at losses where a look by Python would wait for the device; None where it need not, on the CPU.
@@ -76,7 +78,8 @@ class Trainer:
         self.processes: Processes = ALONE
         self.exchange: Exchange | None = None
         check_precision(pair, config.precision, self.device)
-        keep_freed_memory()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         with networks_in(pair, config.precision, self.device):
             self.parameters = trainable_parameters(pair, *self.batch(0))
         self.alone = self.device.type == "cpu" and is_small(pair, lambda: scored(pair, *self.batch(0)))

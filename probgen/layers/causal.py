@@ -43,7 +43,7 @@ class CausalConv2d(nn.Module):
         self.kind, self.channels = kind, channels
         mask = causal_mask(kind, outputs, inputs, *kernel, channels)[:, :, : self.above + 1]
         self.register_buffer("mask", mask, persistent=False)
-        self.taps = looking(mask)
+        self.taps = looking(kind, self.above, self.aside, channels)
         bound = 1 / mask.sum((1, 2, 3)).clamp_min(1).sqrt()  # as torch does, but counting only the taps that look
         self.weight = nn.Parameter(torch.empty_like(mask).uniform_(-1, 1) * bound[:, None, None, None])
         self.bias = nn.Parameter(torch.zeros(outputs))

@@ -4,8 +4,8 @@
 
 In memory that keeps the features of a pixel together (`channels_last`), all pixels of a batch are the rows of one
 matrix, and those of a tap are the same rows moved by a number: a product of two matrices, nothing copied. Taps that a
-mask leaves out cost nothing. On AVX2 oneDNN's own kernel for this takes
-half as long again or more (docs/performance.md).
+mask leaves out cost nothing. With AVX2 oneDNN's own kernel takes 1.7 times as long (docs/performance.md); other
+processors were not measured.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from probgen.layers.masks import MaskKind
 
 Tap = tuple[int, int]  # row and column in the kernel
 NARROW = 16  # features of x; below, a product for each tap has too few columns: theirs are put side by side
@@ -29,7 +31,8 @@ def convolved(
 ) -> Float[Tensor, "b g hh ww"]:
     """b + W ∗ x where the whole kernel fits, x within a border of zeros: left, right, above, below.
 
-    taps: those that a mask leaves; the weight must be zero at the others, and gets no gradient there.
+    taps: those that a mask leaves; the weight must be zero at the others, and gets no gradient there. On a CPU there is
+    no forward-mode derivative (`torch.func.jvp`).
     """
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return F.conv2d(F.pad(x, border) if any(border) else x, weight, bias)
@@ -79,9 +82,11 @@ def weight_gradient(
 ) -> Float[Tensor, "g f r s"]:
     """Σ_p g[p] ⊗ x[p + t] for each of the taps, zero for the others."""
     (rows, columns), width = kernel, pixels.shape[2]
+    if not taps:
+        return g.new_zeros(g.shape[3], pixels.shape[3], rows, columns)
     # With a border of zeros g's pixels lie as x's do: a tap then is a number of pixels, for all images at once.
     bordered = F.pad(g, (0, 0, 0, columns - 1, 0, rows - 1)) if rows * columns > 1 else g.contiguous()
-    of_y, of_x = bordered.flatten(0, 2), pixels.flatten(0, 2)
+    of_y, of_x = bordered.reshape(-1, g.shape[3]), pixels.reshape(-1, pixels.shape[3])
     offsets = [row * width + column for row, column in taps]
     if of_x.shape[1] < NARROW:
         num = len(of_x) - max(offsets)  # what is cut off at the end is border
@@ -95,9 +100,16 @@ def weight_gradient(
     return torch.stack(every, -1).unflatten(-1, (rows, columns))
 
 
-def looking(mask: Float[Tensor, "g f r s"]) -> list[Tap]:
-    """The taps of a mask where any output looks at any input."""
-    return [(int(row), int(column)) for row, column in mask.any(0).any(0).nonzero()]
+def looking(kind: MaskKind, above: int, aside: int, channels: int = 1) -> list[Tap]:
+    """The taps that a causal mask leaves, of a kernel of so many rows above its centre and columns at either side.
+
+    >>> looking("A", 1, 1)
+    [(0, 0), (0, 1), (0, 2), (1, 0)]
+    """
+    before = [(row, column) for row in range(above) for column in range(2 * aside + 1)]
+    own_row = [(above, column) for column in range(aside)]
+    centre = [(above, aside)] if kind == "B" or channels > 1 else []
+    return [*before, *own_row, *centre]
 
 
 def all_taps(weight: Float[Tensor, "g f r s"]) -> list[Tap]:
