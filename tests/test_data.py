@@ -158,11 +158,11 @@ def test_dynamic_binarization_has_the_right_law_at_every_level(levels):
     assert binary[images == levels - 1].all()
 
 
-def test_dynamic_binarization_draws_again_where_sixteen_bits_are_one_too_many(monkeypatch):
+def test_dynamic_binarization_draws_again_where_the_byte_is_the_grey_level(monkeypatch):
     images = torch.arange(256, dtype=torch.uint8).repeat(80).reshape(-1, 1, 16, 16)
-    draw = Binarizer("dynamic", 256)
-    monkeypatch.setattr(torch.Tensor, "random_", lambda words, *_: words.fill_(-1))
-    binary = draw(images, torch.arange(80))
+    bytes_drawn = torch.arange(256, dtype=torch.uint8).repeat(80).view(torch.int64)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda words, *_: words.copy_(bytes_drawn))
+    binary = Binarizer("dynamic", 256)(images, torch.arange(80))
     assert looks_bernoulli(binary, images, 256)
     assert not binary[images == 0].any()
     assert binary[images == 255].all()

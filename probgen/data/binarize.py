@@ -60,25 +60,26 @@ def check_binarize(binarize: str, levels: int | None, name: str) -> None:
 def _fresh_draw(images: UInt8[Tensor, "b c h w"], top: int) -> UInt8[Tensor, "b c h w"]:
     """Bernoulli(x/top) per pixel, from torch's global generator."""
     if images.device.type == "cpu" and top in (16, 255):
-        return torch.from_numpy(_sixteen_bits(images.numpy(), top))
+        return torch.from_numpy(_one_byte_each(images.numpy(), top))
     return (torch.rand(images.shape, device=images.device) * top < images).to(torch.uint8)
 
 
-def _sixteen_bits(images: np.ndarray, top: int) -> np.ndarray:
-    """u < x · N/top, u uniform on 0 … N − 1: exactly x/top. N is 2^16 for a top of 16, 2^16 − 1 = 255 · 257 for 255.
+def _one_byte_each(images: np.ndarray, top: int) -> np.ndarray:
+    """u < x, u from a byte: exactly with probability x/top.
 
-    Four u come from one of torch's numbers: to draw was the dearest part of a batch. In the second case one u in 65536
-    is too large, and another is drawn.
+    top 16: u uniform on 0 … 15. top 255: u uniform on 0 … 255 but for x, of which x lie below; that is, u is drawn
+    again where it is x. Eight u come from one of torch's numbers: to draw was the dearest part of a batch.
     """
-    words = torch.empty(-(-images.size // 4), dtype=torch.int64).random_(-(2**63), None)
-    u = words.numpy().view(np.uint16)[: images.size]
-    grey = images.reshape(-1).astype(np.uint16)
+    grey = images.reshape(-1)
+    words = torch.empty(-(-grey.size // 8), dtype=torch.int64).random_(-(2**63), None)
+    u = words.numpy().view(np.uint8)[: grey.size]
     if top == 16:
-        return np.less(u >> 12, grey).view(np.uint8).reshape(images.shape)  # u < x · 2^12: 16 · 2^12 has 17 bits
-    bound = grey * 257
-    binary = np.less(u, bound)
-    if len(again := np.flatnonzero(u == 65535)):
-        binary[again] = torch.randint(65535, (len(again),)).numpy() < bound[again]
+        u &= 15
+        return np.less(u, grey).view(np.uint8).reshape(images.shape)
+    binary, ties = np.less(u, grey), np.flatnonzero(u == grey)
+    while len(ties):
+        again, bound = torch.randint(256, (len(ties),)).numpy(), grey[ties]
+        binary[ties], ties = again < bound, ties[again == bound]
     return binary.view(np.uint8).reshape(images.shape)
 
 

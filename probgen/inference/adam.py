@@ -28,17 +28,18 @@ class FusedAdam(torch.optim.Adam):
     def move(self) -> None:
         """One step on the parameters' `grad`."""
         group = self.param_groups[0]
-        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        pairs = [(p, gradient) for p in group["params"] if (gradient := p.grad) is not None]
+        parameters, gradients = zip(*pairs, strict=True) if pairs else ((), ())
         same = len(parameters) == len(self.moving) and all(map(operator.is_, parameters, self.moving))
         if not same or not parameters or getattr(self, "found_inf", None) is not None:
             self.step()
-            self.remember(parameters)
+            self.remember([*parameters])
             return
         means, squares, steps = self.moments
         self.counts += 1
         torch._fused_adam_(
             parameters,
-            [parameter.grad for parameter in parameters],
+            gradients,
             means,
             squares,
             [],

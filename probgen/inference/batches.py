@@ -1,15 +1,19 @@
-"""Which images are in which batch: a pure function of the seed and the step."""
+"""Which images are in which batch, and what is drawn of them: a pure function of the seed and the step."""
 
 import math
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from probgen.errors import UserError
+from probgen.inference.randomness import own_randomness
 
 EPOCHS_APART = 1_000_003  # seeds of two runs meet only after that many epochs
+MOST_AT_ONCE, BYTES_AT_ONCE = 64, 2**20  # batches that are fetched together, and bytes of images in them
+OF_BATCHES = 1  # sets their streams apart from others of the same seed
 
 
 @runtime_checkable
@@ -74,3 +78,51 @@ class BatchOrder:
             generator = torch.Generator().manual_seed((self.seed * EPOCHS_APART + epoch) % 2**63)
             self._epoch, self._order = epoch, torch.randperm(self.num_images, generator=generator)
         return self._order
+
+
+class Batches:
+    """The batches of a run, as they are stored: each a pure function of the seed, the step and the process.
+
+    What `images` draws by chance, as dynamic binarization does, comes of streams of their own, the global generators
+    stay where they are. Batches of small images are fetched several at once: each call of torch or NumPy has a price,
+    which for a small network's step is as high as that of the arithmetic.
+
+    images: the training set, its images on `device` or to be moved there. order: whose rows. with_labels: whether a
+    batch is images and their labels.
+    """
+
+    def __init__(self, images: Images, order: BatchOrder, device: torch.device, *, with_labels: bool) -> None:
+        self.images, self.order, self.device, self.with_labels = images, order, device, with_labels
+        self.at: tuple[int, int, int] | None = None
+        self.fetched: list[tuple[Tensor, ...]] = []
+        with own_randomness(0):
+            one = images.batch(torch.zeros(1, dtype=torch.int64))
+        self.at_once = min(MOST_AT_ONCE, max(1, BYTES_AT_ONCE // max(1, one.nbytes * order.batch_size)))
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, ...]:
+        """The batch of a step, of which process `rank` of `world` has its share; labels where they are wanted."""
+        block, place = divmod(step, self.at_once)
+        if self.at != (block, rank, world):
+            self.fetched, self.at = self.block(block, rank, world), (block, rank, world)
+        return self.fetched[place]
+
+    def block(self, number: int, rank: int, world: int) -> list[tuple[Tensor, ...]]:
+        """As many batches as are fetched at once."""
+        steps = range(number * self.at_once, (number + 1) * self.at_once)
+        rows = [share(self.order.rows(step), rank, world) for step in steps]
+        with own_randomness(stream(self.order.seed, rank, number)):
+            images = self.images.batch(torch.cat(rows)).to(self.device)
+        parts = [images, *self.labels(torch.cat(rows))]
+        return list(zip(*(part.split([len(each) for each in rows]) for part in parts), strict=True))
+
+    def labels(self, rows: Int64[Tensor, " n"]) -> list[Tensor]:
+        """Those of the rows, if they are wanted."""
+        if not self.with_labels:
+            return []
+        labels: Tensor = self.images.labels  # type: ignore[attr-defined]
+        return [labels[rows.to(labels.device)].to(self.device)]
+
+
+def stream(seed: int, rank: int, block: int) -> int:
+    """The seed of what a process draws of a block of batches."""
+    return int(np.random.SeedSequence([seed % 2**63, rank, block], spawn_key=(OF_BATCHES,)).generate_state(1)[0])

@@ -39,7 +39,7 @@ class StepTerms:
     @cached_property
     def is_finite(self) -> bool:
         """Whether the loss is neither nan nor infinite; waits for the device."""
-        return math.isfinite(self.loss.detach())
+        return math.isfinite(self.loss.item())
 
 
 class Recording:

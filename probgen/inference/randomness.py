@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 
 
@@ -42,7 +41,16 @@ def own_randomness(seed: int) -> Iterator[None]:
     """Draw from a stream of one's own inside; the generators are as they were afterwards."""
     state = random_state()
     try:
-        pyro.set_rng_seed(seed)
+        start_all_at(seed)
         yield
     finally:
         set_random_state(state)
+
+
+def start_all_at(seed: int) -> None:
+    """As `pyro.set_rng_seed`, but leaves a device alone that is not in use: `torch.manual_seed` would seed it later."""
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)

@@ -3,7 +3,6 @@
 θ, φ ← Adam( ∇ −(1/B) Σ_b ELBO(x_b; θ, φ) )
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from probgen.errors import UserError
 from probgen.inference.adam import FusedAdam
-from probgen.inference.batches import BatchOrder, Images, share
+from probgen.inference.batches import Batches, BatchOrder, Images
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.compiled.step import CompiledStep, EagerStep
 from probgen.inference.finite import Latch
@@ -75,6 +74,7 @@ class Trainer:
     def __init__(self, pair: Any, images: Images, config: TrainConfig, device: torch.device | str = "cpu") -> None:
         self.pair, self.images, self.config, self.device = pair, images, config, torch.device(device)
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
+        self.batches = batches_of(pair, images, self.order, self.device)
         self.processes: Processes = ALONE
         self.exchange: Exchange | None = None
         check_precision(pair, config.precision, self.device)
@@ -110,8 +110,7 @@ class Trainer:
 
     def stored_batch(self, step: int) -> tuple[Tensor, ...]:
         """The same, of the type that they are stored in: a compiled step turns them into others in passing."""
-        rows = share(self.order.rows(step), self.processes.rank, self.processes.world)
-        return batch_of(self.pair, self.images, rows, self.device)
+        return self.batches(step, self.processes.rank, self.processes.world)
 
     def step(self) -> dict[str, Any]:
         """Take one gradient step; gives the batch's terms (see `StepTerms`) and the learning rate.
@@ -119,14 +118,16 @@ class Trainer:
         Raises TrainingError, before any weight has moved, when the loss is nan or infinite (with a latch: at `look`),
         or a compiled step is no longer Pyro's.
         """
-        with one_thread() if self.alone else nullcontext():
+        if not self.alone or torch.get_num_threads() == 1:
+            return self.moved()
+        with one_thread():
             return self.moved()
 
     def moved(self) -> dict[str, Any]:
         """One step, by as many threads as there are."""
         set_mode(self.pair, training=True)
         if hasattr(self.pair, "training_step"):
-            self.pair.training_step = self.steps_done
+            object.__setattr__(self.pair, "training_step", self.steps_done)  # past `nn.Module`, which takes its time
         lr = self.config.lr_at(self.steps_done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -135,7 +136,8 @@ class Trainer:
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.move()
-        self.update_average()
+        if self.config.ema:
+            self.update_average()
         self.steps_done += 1
         return {"loss": step.loss.detach(), **step.terms, "lr": lr}
 
@@ -214,9 +216,9 @@ class Trainer:
     @torch.no_grad()
     def update_average(self) -> None:
         """average ← decay · average + (1 − decay) · weights."""
-        if self.config.ema:
-            decay = moving_decay(self.config.ema, self.steps_done)
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        assert self.config.ema is not None
+        decay = moving_decay(self.config.ema, self.steps_done)
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer, average, random state, step: the next step is a function of these alone."""
@@ -265,15 +267,12 @@ class Trainer:
             parameter.data, average.data = average.data, parameter.data
 
 
-def batch_of(pair: Any, images: Images, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-    """Images on the device, as they are stored; and their labels, to a pair that takes them."""
-    x = images.batch(rows).to(device)
-    if not getattr(pair, "takes_labels", False):
-        return (x,)
-    labels = getattr(images, "labels", None)
-    if labels is None:
+def batches_of(pair: Any, images: Images, order: BatchOrder, device: torch.device) -> Batches:
+    """Batches of images, and of their labels to a pair that takes them. Raises UserError where it would get none."""
+    takes_labels = getattr(pair, "takes_labels", False)
+    if takes_labels and getattr(images, "labels", None) is None:
         raise UserError(f"{type(pair).__name__} takes labels, but the training images came without")
-    return x, labels[rows.to(labels.device)].to(device)
+    return Batches(images, order, device, with_labels=takes_labels)
 
 
 def moving_decay(ema: float, steps_done: int) -> float:

@@ -44,6 +44,7 @@ class TrainConfig:
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         rising = min(1.0, (step + 1) / (self.lr_warmup + 1))
+        if self.schedule == "constant":
+            return self.lr * rising
         left = 1 - max(0, step - self.lr_warmup) / max(1, self.steps - self.lr_warmup)
-        falling = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-        return self.lr * rising * falling[self.schedule]
+        return self.lr * rising * (left if self.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))

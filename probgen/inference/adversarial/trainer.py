@@ -31,7 +31,7 @@ from probgen.inference.traces import as_real, evaluating
 from probgen.inference.trainer import (
     TrainConfig,
     TrainingError,
-    batch_of,
+    batches_of,
     check_moments,
     check_steps,
     moving_decay,
@@ -56,6 +56,7 @@ class AdversarialTrainer:
         self.play = pair.objective
         self.loss = make_loss(self.play.loss, self.play.label_smoothing)
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
+        self.batches = batches_of(pair, images, self.order, self.device)
         self.batches_per_step = batches_per_step(self.play)
         self.players = {name: trainable(pair, name) for name in ("discriminator", "generator")}
         self.parameters = [p for player in self.players.values() for p in player]
@@ -102,7 +103,7 @@ class AdversarialTrainer:
 
     def batch(self, number: int) -> tuple[Tensor, ...]:
         """Batch `number` of the endless row of them: images, and labels to a sampler with classes."""
-        x, *labels = batch_of(self.pair, self.images, self.order.rows(number), self.device)
+        x, *labels = self.batches(number)
         return as_real(x), *labels
 
     def judged(self, num: int, *y: Tensor) -> Tensor:

@@ -165,7 +165,9 @@ def give(parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
 
 
 def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor with the strides of another."""
+    """The tensor in the order of another's memory."""
+    if tensor.is_contiguous() and like.is_contiguous():  # soonest seen
+        return tensor
     return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
 
 
