@@ -9,7 +9,7 @@ demo: $(VENV)/.installed  ## train every kind of model on real digits into demo/
 	$(BIN)/probgen demo --out demo
 
 test: $(VENV)/.installed  ## run the tests
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.docs  ## build the site: every chapter is run, every link looked at
 	rm -rf docs/_build

@@ -23,12 +23,16 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Contender:
-    """name: in the table. module: its `setup(**options)` gives the work. needs: packages that must be installed."""
+    """name: in the table. module: its `setup(**options)` gives the work. needs: packages that must be installed.
+
+    spins: whether OpenMP's threads look for work for a while before they sleep, as torch's do unless told otherwise.
+    """
 
     name: str
     module: str
     options: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    spins: bool = False
 
 
 @dataclass
@@ -77,10 +81,11 @@ class Worker:
         if missing:
             raise FailedError(f"not installed ({', '.join(missing)}): pip install -e '.[bench]'")
         given = {**options, **contender.options, "threads": threads}
+        around = environment(threads, contender.spins)
         command = [sys.executable, "-m", "benchmarks.worker", contender.module, json.dumps(given), str(warm)]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, lives as long as the process
         self.process = subprocess.Popen(
-            command, stdin=-1, stdout=-1, stderr=self.errors, text=True, cwd=ROOT, env=environment(threads)
+            command, stdin=-1, stdout=-1, stderr=self.errors, text=True, cwd=ROOT, env=around
         )
         self.facts = self.answer()
         self.step, self.parts = self.facts.pop("step"), self.facts.pop("parts")
@@ -130,9 +135,12 @@ class Command:
         """Nothing is left."""
 
 
-def environment(threads: int) -> dict[str, str]:
-    """So many threads for every library, none of which spins while it waits: contenders take turns on the cores."""
-    return {
+def environment(threads: int, spins: bool = False) -> dict[str, str]:
+    """So many threads for every library; unless they are to spin, they sleep while they wait, as on the command line.
+
+    A contender whose threads spin does so for some milliseconds at the end of its turn, no longer.
+    """
+    around = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -140,6 +148,9 @@ def environment(threads: int) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
+    if spins:
+        del around["OMP_WAIT_POLICY"]
+    return around
 
 
 def compete(starts: Sequence[tuple[str, Callable[[], Any]]], rounds: int, seconds: float) -> list[Result]:

@@ -22,6 +22,17 @@ warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing", category=Fu
 warnings.filterwarnings("ignore", category=BeartypeDecorHintPep585DeprecationWarning)
 
 
+LONGEST = [  # first, so that no process waits for another one's last file
+    "test_readme.py", "test_resume.py", "test_processes.py", "test_benchmarks.py", "test_annealing.py",
+    "test_gradients.py", "test_cli_explain.py", "test_commands.py", "test_runs.py", "test_signals.py",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     import pyro

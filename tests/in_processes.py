@@ -91,14 +91,14 @@ def gradient_of_a_vae(group):
     trainer = joined("vae", group)
     batch = trainer.batch(0)
     step = trainer.together(trainer.gradients(*batch), batch)
-    return {"gradient": [p.grad for p in trainer.parameters], "loss": step.loss, "rows": len(batch[0])}
+    return {"gradient": step.gradients, "loss": step.loss, "rows": len(batch[0])}
 
 
 def gradient_of_a_pixelcnn(group):
     trainer = joined("pixelcnn", group)
     batch = trainer.batch(0)
     step = trainer.together(trainer.gradients(*batch), batch)
-    return {"gradient": [p.grad for p in trainer.parameters], "loss": step.loss}
+    return {"gradient": step.gradients, "loss": step.loss}
 
 
 def steps_without_noise(group):

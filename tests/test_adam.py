@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.inference.adam import FusedAdam
+from probgen.inference.adam import FusedAdam, clipped
 
 
 def weights():
@@ -23,11 +23,15 @@ def train(kind, *, missing=(), steps=6, reload_at=None, lr=0.1):
             state = adam.state_dict()
             adam = kind(parameters)
             adam.load_state_dict(state)
-        for place, parameter in enumerate(parameters):
-            gradient = torch.randn(parameter.shape, generator=generator)
-            parameter.grad = None if (step, place) in missing else gradient
+        gradients = [torch.randn(parameter.shape, generator=generator) for parameter in parameters]
+        gradients = [None if (step, place) in missing else gradient for place, gradient in enumerate(gradients)]
         adam.param_groups[0]["lr"] = lr / (step + 1)
-        adam.move() if isinstance(adam, FusedAdam) else adam.step()
+        if isinstance(adam, FusedAdam):
+            adam.move(gradients)
+            continue
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        adam.step()
     return parameters, adam.state_dict()
 
 
@@ -65,10 +69,25 @@ def test_a_latched_step_does_not_move():
     adam = ours(parameters)
     before = [p.detach().clone() for p in parameters]
     adam.found_inf = torch.ones(())
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    adam.move()
+    ones = [torch.ones_like(parameter) for parameter in parameters]
+    adam.move(ones)
     assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
     adam.found_inf.zero_()
-    adam.move()
+    adam.move(ones)
     assert not any(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("most", [0.1, 100.0])
+@pytest.mark.parametrize("known", [False, True])
+def test_clipping_is_torchs_and_leaves_the_given_alone(most, known):
+    parameters, gradients = weights(), [torch.randn((4, 3)), None, torch.randn((2, 3, 2, 2)), torch.randn(())]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = None if gradient is None else gradient.clone()
+    norm = nn.utils.clip_grad_norm_(parameters, most)
+    before = [None if gradient is None else gradient.clone() for gradient in gradients]
+    found = clipped(gradients, most, norm if known else None)
+    for ours, parameter, gradient, was in zip(found, parameters, gradients, before, strict=True):
+        assert (ours is None) == (parameter.grad is None)
+        assert ours is None or torch.equal(ours, parameter.grad)
+        assert gradient is None or torch.equal(gradient, was)
+    assert clipped([None], most) == [None]

@@ -17,6 +17,8 @@ from probgen.inference.hmc import hmc_transition
 from probgen.inference.schedules import equal_lengths, sigmoidal_schedule
 from probgen.models import VAE, Autoencoder, MultivariateGaussian, ProbabilisticPCA
 
+pytestmark = pytest.mark.usefixtures("untyped")  # long: annotations are checked by the shorter tests
+
 DIM, LATENT = 5, 2
 
 

@@ -18,6 +18,8 @@ from probgen.inference.annealed_path import AnnealedPath
 from probgen.inference.annealing import run_chains
 from probgen.inference.schedules import sigmoidal_schedule
 
+pytestmark = pytest.mark.usefixtures("untyped")  # long: annotations are checked by the shorter tests
+
 COUNT, DISTRIBUTIONS, STEP = 4000, 12, 0.5
 
 

@@ -15,6 +15,8 @@ from probgen.explanations import TOPICS, prefixes
 from probgen.explanations.small_pair import SmallPair
 from probgen.layers import LanguageLSTM
 
+pytestmark = pytest.mark.usefixtures("untyped")  # long: annotations are checked by the shorter tests
+
 each_topic = pytest.mark.parametrize("topic", TOPICS)
 ON_RUNS = [
     ("elbo", "vae"),

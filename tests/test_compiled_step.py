@@ -9,9 +9,10 @@ from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
+from probgen.inference.adam import FusedAdam
 from probgen.inference.batches import TensorImages
 from probgen.inference.compiled import function
-from probgen.inference.compiled.function import give
+from probgen.inference.compiled.function import all_laid_out
 from probgen.inference.compiled.recording import interpreted
 from probgen.inference.compiled.step import CompiledStep, EagerStep
 from probgen.inference.trainer import TrainConfig, Trainer, trainable_parameters
@@ -245,7 +246,9 @@ def numbers(step, parameters, x, seed=11):
     """Loss, terms, gradients, and the generator's next number."""
     pyro.set_rng_seed(seed)
     result = step(x)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+    pairs = zip(parameters, result.gradients, strict=True)
+    gradients = [torch.zeros_like(p) if gradient is None else gradient.clone() for p, gradient in pairs]
+    assert all(p.grad is None for p in parameters)
     terms = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in result.terms.items()}
     return {"loss": result.loss.detach(), **terms, **dict(enumerate(gradients)), "next": torch.rand(())}
 
@@ -389,12 +392,11 @@ def trained_by(name, machine_code, steps=4):
         if machine_code is None
         else CompiledStep(pair, parameters, machine_code=machine_code)
     )
-    adam = torch.optim.Adam(parameters, lr=1e-2, fused=True)
+    adam = FusedAdam(parameters, lr=1e-2)
     for number in range(steps):
         if hasattr(pair, "training_step"):
             pair.training_step = number
-        step(x)
-        adam.step()
+        adam.move(step(x).gradients)
     return {k: v.clone() for k, v in pair.state_dict().items()} | {"next": torch.rand(())}
 
 
@@ -408,10 +410,10 @@ def test_a_gradient_in_another_layout_would_move_the_wrong_weights():
     weight = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
     gradient = torch.randn(4, 3, 2, 2)
     moved = []
-    for handed in (lambda: give([weight], [gradient]), lambda: setattr(weight, "grad", gradient)):
+    for (handed,) in (all_laid_out([gradient], [weight]), [gradient]):
         with torch.no_grad():
             weight.zero_()
-        handed()
+        weight.grad = handed
         torch.optim.Adam([weight], lr=1.0, fused=True).step()
         moved.append(torch.equal(weight.detach().sign(), -gradient.sign()))
     assert moved == [True, False]

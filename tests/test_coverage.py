@@ -10,6 +10,8 @@ from probgen.inference import ais, annealing, bdmc, elbo_terms, exact, iwae
 from probgen.inference.estimates import Estimate
 from probgen.models import MultivariateGaussian
 
+pytestmark = pytest.mark.usefixtures("untyped")  # long: annotations are checked by the shorter tests
+
 REPEATS, IMAGES, PARTICLES = 400, 150, 5  # a log-density is skewed: with 60 images, 93 of 100 intervals hold it
 
 

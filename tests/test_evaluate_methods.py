@@ -10,6 +10,8 @@ import probgen.commands.evaluate as command
 from probgen.inference import annealing
 from probgen.inference.gaps import inference_gaps
 
+pytestmark = pytest.mark.usefixtures("untyped")  # long: annotations are checked by the shorter tests
+
 SHORT = ("--num", 6, "--particles", 4, "--chains", 2, "--distributions", 5)
 WITH_BOTH_ENDS = ["vae", "vae-dynamic", "vae-conv", "ring-vae"]
 

@@ -16,6 +16,8 @@ from probgen.inference.gradients import GradientStudy, compare_gradients, gradie
 from probgen.inference.traces import trace_pair
 from probgen.models import ProbabilisticPCA
 
+pytestmark = pytest.mark.usefixtures("untyped")  # long: annotations are checked by the shorter tests
+
 
 def exact_elbo(model, guide, x):
     """E_q[log p(x, z)] + H(q) for z ~ N(A x, diag s²), in closed form and differentiable."""

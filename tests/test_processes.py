@@ -103,8 +103,7 @@ def gradients_apart():
         trainer.processes = Someone(rank, shared.WORLD)
         pyro.set_rng_seed(100 + rank)
         batch = trainer.batch(0)
-        trainer.gradients(*batch)
-        gradients.append([p.grad for p in trainer.parameters])
+        gradients.append(trainer.gradients(*batch).gradients)
         numbers.append(len(batch[0]))
     return gradients, numbers
 
@@ -155,17 +154,16 @@ class Someone(Processes):
             numbers += other
 
 
-def exchanged(mine, theirs, weights=(0.5, 0.5), **flags):
+def exchanged(ours, theirs, weights=(0.5, 0.5), **flags):
     """What the first of two processes has after an exchange; lists of gradients, None for none."""
     rows = []
-    for gradients, weight in ((theirs, weights[1]), (mine, weights[0])):
+    for gradients, weight in ((theirs, weights[1]), (ours, weights[0])):
         parameters = [nn.Parameter(torch.zeros(2)) for _ in gradients]
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = None if gradient is None else torch.full((2,), gradient)
-        processes = Someone(0, 2, rows)
-        step, failed = Exchange(processes, parameters)(StepTerms(torch.ones(()), {"kl_weight": 0.3}), weight, **flags)
+        own = [None if gradient is None else torch.full((2,), gradient) for gradient in gradients]
+        processes, mine = Someone(0, 2, rows), StepTerms(torch.ones(()), {"kl_weight": 0.3}, gradients=own)
+        step, failed = Exchange(processes, parameters)(mine, weight, **flags)
         rows.append(processes.sent)
-    return [None if p.grad is None else p.grad.tolist() for p in parameters], step, failed
+    return [None if gradient is None else gradient.tolist() for gradient in step.gradients], step, failed
 
 
 def test_a_missing_gradient_counts_as_zeros_where_another_process_has_one():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("untyped")  # long: annotations are checked by the shorter tests
+
 ROOT = Path(__file__).parent.parent
 README, TOUR = (
     re.findall(r"```(sh|python)\n(.*?)```", (ROOT / name).read_text(), flags=re.S)

@@ -1,11 +1,11 @@
 """Adam, by torch's fused kernel and without the Python around it."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class FusedAdam(torch.optim.Adam):
@@ -25,21 +25,21 @@ class FusedAdam(torch.optim.Adam):
         self.counts: Any = torch.empty(0)
 
     @torch.no_grad()
-    def move(self) -> None:
-        """One step on the parameters' `grad`."""
+    def move(self, gradients: Sequence[Tensor | None]) -> None:
+        """One step, on a gradient for each parameter, of its layout in memory; one without a gradient stays."""
         group = self.param_groups[0]
-        pairs = [(p, gradient) for p in group["params"] if (gradient := p.grad) is not None]
-        parameters, gradients = zip(*pairs, strict=True) if pairs else ((), ())
+        found = [gradient for gradient in gradients if gradient is not None]
+        parameters = [p for p, gradient in zip(group["params"], gradients, strict=True) if gradient is not None]
         same = len(parameters) == len(self.moving) and all(map(operator.is_, parameters, self.moving))
         if not same or not parameters or getattr(self, "found_inf", None) is not None:
-            self.step()
-            self.remember([*parameters])
+            self.move_as_torch(gradients)
+            self.remember(parameters)
             return
         means, squares, steps = self.moments
         self.counts += 1
         torch._fused_adam_(
             parameters,
-            gradients,
+            found,
             means,
             squares,
             [],
@@ -52,6 +52,15 @@ class FusedAdam(torch.optim.Adam):
             amsgrad=False,
             maximize=False,
         )
+
+    def move_as_torch(self, gradients: Sequence[Tensor | None]) -> None:
+        """The same by torch, which looks for gradients in `grad`."""
+        parameters = self.param_groups[0]["params"]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.step()
+        for parameter in parameters:
+            parameter.grad = None
 
     def remember(self, parameters: list[Tensor]) -> None:
         """Note the state of the parameters that have a gradient."""
@@ -67,3 +76,11 @@ class FusedAdam(torch.optim.Adam):
         """Go on from a state; of another `torch.optim.Adam` too."""
         super().load_state_dict(state_dict)
         self.moving = []
+
+
+def clipped(gradients: Sequence[Tensor | None], most: float, norm: Tensor | None = None) -> list[Tensor | None]:
+    """g · min(1, most / ‖g‖), the numbers of `torch.nn.utils.clip_grad_norm_`; `norm` where ‖g‖ is known."""
+    found = [gradient for gradient in gradients if gradient is not None]
+    norm = nn.utils.get_total_norm(found) if norm is None else norm
+    scaled = iter(torch._foreach_mul(found, (most / (norm + 1e-6)).clamp(max=1.0)) if found else ())
+    return [None if gradient is None else next(scaled) for gradient in gradients]

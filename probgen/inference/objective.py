@@ -30,11 +30,13 @@ class StepTerms:
         trained on its own draws only `student_forced`, of one that is trained with labels `joint`, log p(x, y), which
         are none of these. Detached.
     traces: the (model, guide) traces behind them, for finding a site that went wrong.
+    gradients: of the loss in each parameter, in its layout in memory, once they are taken; None where there is none.
     """
 
     loss: Tensor
     terms: dict[str, Any]
     traces: list[Any] = field(default_factory=list)
+    gradients: list[Tensor | None] = field(default_factory=list)
 
     @cached_property
     def is_finite(self) -> bool:

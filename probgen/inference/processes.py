@@ -167,13 +167,13 @@ class Exchange:
         self.steps = 0
 
     def __call__(self, step: StepTerms, weight: float, *, failed: bool = False) -> tuple[StepTerms, bool]:
-        """The step of all processes' images, its gradient in `grad`; and whether it failed in one of them.
+        """The step of all processes' images; and whether it failed in one of them.
 
         step: of this process's images, which are a `weight`-th part of the batch. A parameter without a gradient
         counts as one of zeros where another process has one; where none has, it stays without. (Not on a GPU, where
         it would cost a wait at each step: zeros there, which move nothing that never had a gradient.)
         """
-        flags = [failed, self.processes.wants_stop, *(p.grad is not None for p in self.parameters)]
+        flags = [failed, self.processes.wants_stop, *(gradient is not None for gradient in step.gradients)]
         row = torch.cat([torch.tensor(flags, dtype=self.dtype).to(self.device), weight * self.packed(step)])
         self.processes.total(row)
         failed, *present = self.looked(row[: len(flags)])
@@ -191,7 +191,8 @@ class Exchange:
     def packed(self, step: StepTerms) -> Float[Tensor, " n"]:
         """All numbers that are averaged, in a row: the loss, the terms by name, buffers, gradients."""
         terms = [torch.as_tensor(step.terms[name]) for name in sorted(step.terms)]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        pairs = zip(step.gradients, self.parameters, strict=True)
+        gradients = [torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs]
         parts = [step.loss, *terms, *self.buffers, *gradients]
         return torch.cat([part.detach().to(self.device, self.dtype).flatten() for part in parts])
 
@@ -207,10 +208,9 @@ class Exchange:
         buffers = parts[len(names) : len(names) + len(self.buffers)]
         for buffer, part in zip(self.buffers, buffers, strict=True):
             buffer.copy_(part.view_as(buffer))
-        gradients = parts[len(names) + len(self.buffers) :]
-        for parameter, part, has_one in zip(self.parameters, gradients, present, strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype) if has_one else None
-        return StepTerms(loss.view(()), {name: terms[name] for name in step.terms}, step.traces)
+        each = zip(self.parameters, parts[len(names) + len(self.buffers) :], present, strict=True)
+        gradients = [part.view_as(p).to(p.dtype) if has_one else None for p, part, has_one in each]
+        return StepTerms(loss.view(()), {name: terms[name] for name in step.terms}, step.traces, gradients)
 
 
 def running_statistics(pair: Any) -> list[Tensor]:

@@ -8,10 +8,10 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from probgen.errors import UserError
-from probgen.inference.adam import FusedAdam
+from probgen.inference.adam import FusedAdam, clipped
 from probgen.inference.batches import Batches, BatchOrder, Images
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.compiled.step import CompiledStep, EagerStep
@@ -133,16 +133,15 @@ class Trainer:
             group["lr"] = lr
         batch = self.stored_batch(self.steps_done)
         step = self.together(self.gradients(*batch), batch)
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self.optimizer.move()
+        clip = self.config.clip_norm
+        self.optimizer.move(step.gradients if clip is None else clipped(step.gradients, clip))
         if self.config.ema:
             self.update_average()
         self.steps_done += 1
         return {"loss": step.loss.detach(), **step.terms, "lr": lr}
 
     def gradients(self, *batch: Tensor) -> StepTerms:
-        """The loss and terms of a batch, and its gradient in the parameters' `grad`."""
+        """The loss, terms and gradients of a batch."""
         with networks_in(self.pair, self.config.precision, self.device):
             before = torch.get_rng_state()
             try:

@@ -7,7 +7,7 @@ The other player stands still meanwhile, weights and buffers. Real and generated
 apart, so that batch norm never mixes them; its running statistics are those of real images alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from probgen.inference.adam import FusedAdam
+from probgen.inference.adam import FusedAdam, clipped
 from probgen.inference.adversarial.checks import check_play, culprit, diverged, trainable
 from probgen.inference.adversarial.losses import make_loss
 from probgen.inference.adversarial.penalties import penalty
 from probgen.inference.adversarial.turn import RecordedTurn, Update
 from probgen.inference.batches import BatchOrder, Images
-from probgen.inference.compiled.function import give
+from probgen.inference.compiled.function import all_laid_out
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.randomness import random_state, set_random_state
 from probgen.inference.threads import is_small, one_thread
@@ -124,8 +124,7 @@ class AdversarialTrainer:
         if not torch.isfinite(terms[f"{name}_loss"] + terms[f"{name}_gradient"]):
             torch.set_rng_state(before)
             return eager(*batch)  # which knows whose the fault is
-        give(self.players[name], gradients)
-        self.move(name, terms[f"{name}_gradient"])
+        self.move(name, all_laid_out(gradients, self.players[name]), terms[f"{name}_gradient"])
         return terms
 
     def recording(self, name: str) -> RecordedTurn:
@@ -186,19 +185,19 @@ class AdversarialTrainer:
         parameters = self.players[name]
         self.optimizers[name].zero_grad()
         loss.backward(inputs=parameters)
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        found = [p.grad for p in parameters]
+        norm = nn.utils.get_total_norm([gradient for gradient in found if gradient is not None])
         if not torch.isfinite(loss.detach() + norm):
             sign = "gradient is not a finite number" if torch.isfinite(loss) else "loss is not a finite number"
             told = diverged(self.pair, self.config, *culprit(self.pair, name, sign, fake, on_fake))
             raise TrainingError(f"step {self.steps_done + 1}: {told}")
-        self.move(name, norm)
+        self.move(name, found, norm)
         return norm
 
-    def move(self, name: str, norm: Tensor) -> None:
+    def move(self, name: str, gradients: Sequence[Tensor | None], norm: Tensor) -> None:
         """The optimizer's step on gradients of that norm."""
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.players[name], self.config.clip_norm, norm)
-        self.optimizers[name].move()
+        clip = self.config.clip_norm
+        self.optimizers[name].move(gradients if clip is None else clipped(gradients, clip, norm))
 
     def noisy(self, seen: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
         """Instance noise, falling linearly to 0 at the end of the run."""

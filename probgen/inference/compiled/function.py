@@ -151,17 +151,16 @@ def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]
     free = [parameter for parameter in parameters if parameter.requires_grad]
     found = iter(torch.autograd.grad(loss, free, allow_unused=True))
     each = [next(found) if parameter.requires_grad else None for parameter in parameters]
-    return [None if g is None else laid_out(g, p) for g, p in zip(each, parameters, strict=True)]
+    return all_laid_out(each, parameters)
 
 
-def give(parameters: Sequence[Tensor], found: Sequence[Tensor | None]) -> None:
-    """Put gradients where an optimizer looks for them.
+def all_laid_out(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients in the layout of their parameters.
 
     torch's fused optimizers read parameter and gradient in the order of memory: in another layout, such as
     `channels_last`, each number would be moved by another one's gradient.
     """
-    for parameter, gradient in zip(parameters, found, strict=True):
-        parameter.grad = None if gradient is None else laid_out(gradient, parameter)
+    return [None if g is None else laid_out(g, p) for g, p in zip(found, parameters, strict=True)]
 
 
 def laid_out(tensor: Tensor, like: Tensor) -> Tensor:

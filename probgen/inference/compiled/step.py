@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from probgen.inference.compiled.function import Recorded, Results, give, gradients
+from probgen.inference.compiled.function import Recorded, Results, all_laid_out, gradients
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.objective import StepTerms, has_marks, static_objective, step_objective
 from probgen.inference.traces import as_real
@@ -25,12 +25,15 @@ class EagerStep:
         self.parameters, self.objective = parameters, step_objective(pair)
 
     def __call__(self, x: Tensor, *labels: Tensor) -> StepTerms:
-        """The batch's loss and terms; leaves the gradient in the parameters' `grad`."""
+        """The batch's loss, terms and gradients; the parameters' `grad` is empty afterwards."""
         for parameter in self.parameters:
             parameter.grad = None
         with pyro.validation_enabled(False):
             step = self.objective(as_real(x), *labels)
         step.loss.backward()
+        step.gradients = [parameter.grad for parameter in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
         return step
 
 
@@ -53,16 +56,16 @@ class CompiledStep:
         self.recorded = Recorded(pair, parameters, self.gradient, self.pyros, machine_code=machine_code)
 
     def __call__(self, *batch: Tensor) -> StepTerms:
-        """The batch's loss and terms; leaves the gradient in the parameters' `grad`."""
+        """The batch's loss, terms and gradients."""
         if not self.recorded.recordings:
             (enumerates,) = self.recorded.trial([batch[0][:2]], lambda x: [has_marks(self.pair, as_real(x))])
             if enumerates:
                 raise NotStaticError("it sums over the values of discrete sites (enumeration)")
-        for parameter in self.parameters:
-            parameter.grad = None  # whose memory, still in the cache, the next gradient then takes
         loss, *rest = self.recorded(*self.number(), *batch)
-        give(self.parameters, rest[: len(self.parameters)])
-        return StepTerms(loss, dict(zip(self.names, rest[len(self.parameters) :], strict=True)))
+        found, terms = rest[: len(self.parameters)], rest[len(self.parameters) :]
+        return StepTerms(
+            loss, dict(zip(self.names, terms, strict=True)), gradients=all_laid_out(found, self.parameters)
+        )
 
     def number(self) -> list[Tensor]:
         """The step's number where the pair asks for it: in float64, exact up to 2^53."""
@@ -72,11 +75,7 @@ class CompiledStep:
 
     def still_pyros(self, *batch: Tensor) -> tuple[bool, bool]:
         """Whether Pyro would still give the same loss; and the same gradient. Nothing is left behind."""
-        gradients = [parameter.grad for parameter in self.parameters]
-        try:
-            return self.recorded.still_agrees(*self.number(), *batch)
-        finally:
-            give(self.parameters, gradients)  # the step's own
+        return self.recorded.still_agrees(*self.number(), *batch)
 
     def gradient(self, parameters: Sequence[Tensor], *inputs: Tensor) -> Results:
         """Loss, gradients and terms, by operations on tensors alone."""
@@ -95,4 +94,4 @@ class CompiledStep:
     def pyros(self, *inputs: Tensor) -> Results:
         """The same by Pyro."""
         step = self.eager(*inputs[self.counts :])
-        return [step.loss.detach(), *(parameter.grad for parameter in self.parameters), *step.terms.values()]
+        return [step.loss.detach(), *step.gradients, *step.terms.values()]
