@@ -49,9 +49,8 @@ def dtypes(name):
         if "log_prob" in node and node["type"] == "sample"
     }
     assert found, "no log-probability was seen"
-    return (
-        found | {step.loss.dtype} | {p.dtype for p in trainer.parameters} | {p.grad.dtype for p in trainer.parameters}
-    )
+    held = [step.loss, *trainer.parameters, *step.gradients]
+    return found | {tensor.dtype for tensor in held}
 
 
 @pytest.mark.parametrize("name", PAIRS)
