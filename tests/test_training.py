@@ -123,6 +123,12 @@ def test_gradient_is_clipped_to_its_norm_over_all_parameters():
     assert norms[1] == pytest.approx(0.25, rel=1e-4)
 
 
+@pytest.mark.usefixtures("untyped")
+def test_an_unknown_schedule_is_no_other_one():
+    with pytest.raises(KeyError, match="exponential"):
+        TrainConfig(steps=4, schedule="exponential").lr_at(1)
+
+
 @pytest.mark.parametrize(
     ("schedule", "warmup", "expected"),
     [

@@ -95,7 +95,7 @@ class Batches:
         self.images, self.order, self.device, self.with_labels = images, order, device, with_labels
         self.at: tuple[int, int, int] | None = None
         self.fetched: list[tuple[Tensor, ...]] = []
-        with own_randomness(0):
+        with own_randomness(0):  # what an image weighs, without a trace of having asked
             one = images.batch(torch.zeros(1, dtype=torch.int64))
         self.at_once = min(MOST_AT_ONCE, max(1, BYTES_AT_ONCE // max(1, one.nbytes * order.batch_size)))
 

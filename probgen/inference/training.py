@@ -47,4 +47,5 @@ class TrainConfig:
         if self.schedule == "constant":
             return self.lr * rising
         left = 1 - max(0, step - self.lr_warmup) / max(1, self.steps - self.lr_warmup)
-        return self.lr * rising * (left if self.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
+        falling = {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
+        return self.lr * rising * falling[self.schedule]
