@@ -73,6 +73,14 @@ def test_the_rows_are_those_of_the_order():
         assert torch.equal(second[1], y[1::2])
 
 
+def test_bytes_come_as_floats_of_the_same_values():
+    stored = torch.arange(250, dtype=torch.uint8).view(50, 5)
+    batches = batches_of(TensorImages(stored))
+    x, *_ = batches(3)
+    assert x.dtype == torch.float32
+    assert torch.equal(x, stored[batches.order.rows(3)].float())
+
+
 def test_no_two_steps_seeds_or_processes_draw_the_same():
     images = Jittered(3)
     drawn = [

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probgen.errors import UserError
 from probgen.inference.randomness import own_randomness
+from probgen.inference.traces import as_real
 
 EPOCHS_APART = 1_000_003  # seeds of two runs meet only after that many epochs
 MOST_AT_ONCE, BYTES_AT_ONCE = 64, 2**20  # batches that are fetched together, and bytes of images in them
@@ -81,11 +82,12 @@ class BatchOrder:
 
 
 class Batches:
-    """The batches of a run, as they are stored: each a pure function of the seed, the step and the process.
+    """The batches of a run, as programs are handed them: each a pure function of the seed, the step and the process.
 
     What `images` draws by chance, as dynamic binarization does, comes of streams of their own, the global generators
     stay where they are. Batches of small images are fetched several at once: each call of torch or NumPy has a price,
-    which for a small network's step is as high as that of the arithmetic.
+    which for a small network's step is as high as that of the arithmetic. Bytes become floats here: every kernel of a
+    compiled step that read bytes would turn them into floats anew, at ten times the time of torch's own conversion.
 
     images: the training set, its images on `device` or to be moved there. order: whose rows. with_labels: whether a
     batch is images and their labels.
@@ -111,7 +113,7 @@ class Batches:
         steps = range(number * self.at_once, (number + 1) * self.at_once)
         rows = [share(self.order.rows(step), rank, world) for step in steps]
         with own_randomness(stream(self.order.seed, rank, number)):
-            images = self.images.batch(torch.cat(rows)).to(self.device)
+            images = as_real(self.images.batch(torch.cat(rows)).to(self.device))
         parts = [images, *self.labels(torch.cat(rows))]
         return list(zip(*(part.split([len(each) for each in rows]) for part in parts), strict=True))
 

@@ -22,7 +22,7 @@ from probgen.inference.precision import check_precision, networks_in
 from probgen.inference.processes import ALONE, Exchange, Processes, running_statistics
 from probgen.inference.randomness import random_state, set_random_state
 from probgen.inference.threads import is_small, one_thread, scored
-from probgen.inference.traces import as_real, modules_of
+from probgen.inference.traces import modules_of
 from probgen.inference.training import TrainConfig
 from probgen.inference.validation import validation_terms
 from probgen.models.contracts import Initializable
@@ -105,11 +105,6 @@ class Trainer:
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Its images of a step, on the device, as floating-point whole numbers; and their labels, to a pair of both."""
-        x, *labels = self.stored_batch(step)
-        return as_real(x), *labels
-
-    def stored_batch(self, step: int) -> tuple[Tensor, ...]:
-        """The same, of the type that they are stored in: a compiled step turns them into others in passing."""
         return self.batches(step, self.processes.rank, self.processes.world)
 
     def step(self) -> dict[str, Any]:
@@ -131,7 +126,7 @@ class Trainer:
         lr = self.config.lr_at(self.steps_done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        batch = self.stored_batch(self.steps_done)
+        batch = self.batch(self.steps_done)
         step = self.together(self.gradients(*batch), batch)
         clip = self.config.clip_norm
         self.optimizer.move(step.gradients if clip is None else clipped(step.gradients, clip))
@@ -180,7 +175,7 @@ class Trainer:
             if looks[0] == (True, True):
                 return None
             if looks[0][0]:
-                looks += [gradient.still_pyros(*self.stored_batch(done + more)) for more in range(1, MORE_LOOKS + 1)]
+                looks += [gradient.still_pyros(*self.batch(done + more)) for more in range(1, MORE_LOOKS + 1)]
         if all(loss for loss, _ in looks) and sum(grad for _, grad in looks) > MORE_LOOKS / 2:
             return None
         return (

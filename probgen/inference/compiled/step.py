@@ -19,7 +19,7 @@ from probgen.inference.traces import as_real
 
 
 class EagerStep:
-    """Pyro runs the pair at every step; images come as they are stored."""
+    """Pyro runs the pair at every step; images may come as they are stored."""
 
     def __init__(self, pair: Any, parameters: Sequence[Tensor]) -> None:
         self.parameters, self.objective = parameters, step_objective(pair)
