@@ -13,7 +13,7 @@ from probgen.inference.randomness import own_randomness
 from probgen.inference.traces import as_real
 
 EPOCHS_APART = 1_000_003  # seeds of two runs meet only after that many epochs
-MOST_AT_ONCE, BYTES_AT_ONCE = 64, 2**20  # batches that are fetched together, and bytes of images in them
+MOST_AT_ONCE, BYTES_AT_ONCE = 64, 2**20  # batches that are fetched together, and stored bytes in them
 OF_BATCHES = 1  # sets their streams apart from others of the same seed
 
 

@@ -103,8 +103,7 @@ class AdversarialTrainer:
 
     def batch(self, number: int) -> tuple[Tensor, ...]:
         """Batch `number` of the endless row of them: images, and labels to a sampler with classes."""
-        x, *labels = self.batches(number)
-        return as_real(x), *labels
+        return self.batches(number)
 
     def judged(self, num: int, *y: Tensor) -> Tensor:
         """Logits of generated images."""
