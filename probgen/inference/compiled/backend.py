@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, fx
 
 from probgen.inference.compiled.recording import NotStaticError, Step, quiet
+from probgen.inference.compiled.rewriting import with_shared_exponentials
 
 
 def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
@@ -15,6 +16,7 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
     import torch
 
     check_compiler(inputs)
+    graph = with_shared_exponentials(graph)
     try:
         run = by_inductor(graph, inputs, cpp_wrapper=are_on_cpu(inputs))
     except Exception:  # the compiler's own errors have no common class
