@@ -20,12 +20,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from helpers import probgen as command_line
+from small_players import small
 from torch import nn
 
 import probgen.cli  # noqa: F401  so that no process has to
 import probgen.commands.recorder as recorder
 import probgen.commands.train as train_command
 from probgen.data import load_data
+from probgen.inference.adversarial.trainer import AdversarialTrainer
 from probgen.inference.batches import TensorImages
 from probgen.inference.processes import Group
 from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, initialize
@@ -132,6 +134,55 @@ def one_process_wants_to_stop(group):
     return heard
 
 
+def players_of(processes=None, options=None, **config):
+    """Two players in training, the same in every process, on labelled points."""
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(1)).double()
+    options = options or {"regularizer": "r1+r2", "gamma": 0.5, "num_classes": 2, "condition": "label"}
+    pair = small(loss="relativistic", instance_noise=0.1, **options)
+    config = {"steps": STEPS, "batch_size": BATCH, "lr": 0.01} | config
+    trainer = AdversarialTrainer(pair, TensorImages(points, torch.arange(40) % 2), TrainConfig(**config))
+    if processes is not None:
+        trainer.join(processes)
+        pyro.set_rng_seed(100 + processes.rank)
+    return trainer
+
+
+def gradients_of(trainer):
+    """Of both players' turns at the same weights, for nobody moves; and what is told of them."""
+    found = {}
+    trainer.move = lambda name, gradients, norm: found.update({name: (gradients, norm)})
+    return {"terms": trainer.step(), "found": found, "rows": len(trainer.batch(0)[0])}
+
+
+def gradients_of_two_players(group):
+    return gradients_of(players_of(group))
+
+
+def steps_of_two_players(group):
+    trainer = players_of(group, {"discriminator_norm": "batch"}, ema=0.9, clip_norm=1.0)
+    terms = [trainer.step() for _ in range(STEPS)]
+    return {"weights": trainer.weights(), "average": trainer.average, "terms": terms}
+
+
+def compiled_steps_of_two_players(group):
+    trainer = players_of(group, {"discriminator_norm": "batch"}, compile="on")
+    terms = [trainer.step() for _ in range(STEPS)]
+    assert trainer.not_compiled is None
+    return {"weights": trainer.weights(), "terms": terms}
+
+
+def a_player_diverges_in_one_process(group):
+    trainer = players_of(group)
+    if group.rank == 1:
+        trainer.pair.generator.register_forward_hook(lambda _module, _z, x: x * torch.nan)
+    before = trainer.weights()
+    try:
+        trainer.step()
+    except TrainingError as error:
+        names = [name for name, _ in trainer.pair.named_parameters()]
+        return str(error), all(torch.equal(before[name], trainer.weights()[name]) for name in names)
+
+
 def in_a_group(job, rank, results):
     torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
     torch.save(globals()[job["function"]](Group()), results / f"{job['name']}-{rank}.pt")
@@ -142,7 +193,8 @@ def on_the_command_line(job, rank, results):
     recorder.SECONDS_BETWEEN_CHECKPOINTS = 0.0
     recorder.draw_progress = train_command.draw_progress = lambda *_: None
     if "die_at" in job:
-        Trainer.step = killed_at(Trainer.step, job["die_at"])
+        for kind in (Trainer, AdversarialTrainer):
+            kind.step = killed_at(kind.step, job["die_at"])
     if job.get("raise_in") == rank:
         Trainer.step = raising
     done = command_line(*job["args"])

@@ -35,6 +35,7 @@ PLAYS = {
     "batch norm": (IMAGES, {"loss": "non-saturating", "discriminator_norm": "batch", "regularizer": "none", **SMALL}),
     "dcgan": ((1, 28, 28), {"network": "dcgan", "hidden": (4, 8)}),
     "resnet": (IMAGES, {"network": "resnet", "hidden": (4,), "regularizer": "r1"}),
+    "classes": (POINTS, {"loss": "hinge", "num_classes": 3, "condition": "label", **SMALL}),
 }
 
 
@@ -56,7 +57,7 @@ def trained(name, mode, steps=6, **options):
     pyro.set_rng_seed(1)
     pair = GAN(shape, None if shape == POINTS else 2, **chosen | options).double()
     config = TrainConfig(steps, 8, lr=1e-2, clip_norm=0.5, ema=0.9, compile=mode)
-    trainer = AdversarialTrainer(pair, TensorImages(data(shape)), config)
+    trainer = AdversarialTrainer(pair, TensorImages(data(shape), torch.arange(40) % 3), config)
     records = [{k: float(v) for k, v in trainer.step().items()} for _ in range(steps)]
     return trainer, records, torch.rand(())
 

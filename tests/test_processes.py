@@ -33,8 +33,12 @@ VAE = (
     "vae", "--data", "digits", "--batch-size", 301, "--steps", 14, "--binarize", "dynamic", "--ema", 0.9,
     "--patience", 9, "--set", "latent_dim=2", "--set", "hidden=16",
 )  # fmt: skip
+GAN = ("gan", "--data", "ring:300", "--batch-size", 31, "--steps", 14, "--ema", 0.9, "--set", "hidden=8")
+PACKED = ("gan", "--data", "ring:300", "--batch-size", 30, "--set", "packing=2")
+DCGAN = ("gan", "--data", "sprites:40", "--batch-size", 3, "--set", "network=dcgan", "--set", "hidden=4")
 LAWS = ("gradient_of_a_vae", "gradient_of_a_pixelcnn", "steps_without_noise", "running_statistics")
-LAWS += ("one_process_diverges", "one_process_wants_to_stop")
+LAWS += ("one_process_diverges", "one_process_wants_to_stop", "gradients_of_two_players", "steps_of_two_players")
+LAWS += ("compiled_steps_of_two_players", "a_player_diverges_in_one_process")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,9 @@ def place(tmp_path_factory):
         {"name": "nan", "args": ["train", *map(str, VAE), "--lr", "1e30", "--out", str(place / "nan")]},
         {"name": "raises 0", "args": ["train", *map(str, VAE), "--out", str(place / "raises 0")], "raise_in": 0},
         {"name": "raises 1", "args": ["train", *map(str, VAE), "--out", str(place / "raises 1")], "raise_in": 1},
+        {"name": "gan whole", "args": ["train", *map(str, GAN), "--out", str(place / "gan whole"), "--json"]},
+        {"name": "gan killed", "args": ["train", *map(str, GAN), "--out", str(place / "gan killed")], "die_at": 6},
+        {"name": "gan resumed", "args": ["train", "--out", str(place / "gan killed"), "--resume", "--json"]},
         {"name": "wrong", "args": ["train", *map(str, VAE), "--devices", "3", "--out", str(place / "wrong")]},
     ]
     (place / "jobs.json").write_text(json.dumps(jobs))
@@ -137,6 +144,53 @@ def test_a_loss_that_is_no_number_in_one_process_ends_all_with_its_words(place):
 
 def test_one_process_that_wants_to_stop_stops_all_after_the_same_step(place):
     assert found(place, "one_process_wants_to_stop") == [[False, False, True, True]] * 2
+
+
+# --- two players in two processes
+
+
+def share_of_players(rank):
+    """What process `rank` of two would find by itself, without an exchange."""
+    trainer = shared.players_of()
+    trainer.processes = Someone(rank, shared.WORLD)
+    pyro.set_rng_seed(100 + rank)
+    return shared.gradients_of(trainer)
+
+
+def test_a_players_gradient_is_the_mean_over_all_images_each_with_its_own_noise(place):
+    first, second = found(place, "gradients_of_two_players")
+    apart = [share_of_players(rank) for rank in range(shared.WORLD)]
+    weights = [share["rows"] / shared.BATCH for share in apart]
+    assert [first["rows"], second["rows"]] == [share["rows"] for share in apart] == [17, 16]
+    for name in ("discriminator", "generator"):
+        gradients, norm = first["found"][name]
+        parts = [share["found"][name][0] for share in apart]
+        assert close(gradients, averaged(parts, weights), 1e-12)
+        assert not close(gradients, averaged(parts, [0.5, 0.5]), 1e-12), "shares of other sizes, weighted alike, pass"
+        assert not close(*parts), "both processes drew the same noise"
+        assert norm.item() == pytest.approx(nn.utils.get_total_norm(gradients).item())
+        assert all(torch.equal(a, b) for a, b in zip(gradients, second["found"][name][0], strict=True))
+    for name in ("discriminator_loss", "generator_loss", "value", "penalty"):
+        expected = sum(w * share["terms"][name].item() for w, share in zip(weights, apart, strict=True))
+        assert first["terms"][name].item() == second["terms"][name].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", ["steps_of_two_players", "compiled_steps_of_two_players"])
+def test_two_players_are_the_same_in_all_processes(steps, place):
+    first, second = found(place, steps)
+    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+    statistics = [mean for name, mean in first["weights"].items() if name.endswith("running_mean")]
+    assert statistics
+    assert all(mean.any() for mean in statistics)
+    assert [t["value"].item() for t in first["terms"]] == [t["value"].item() for t in second["terms"]]
+    assert all(torch.equal(*both) for both in zip(first.get("average", ()), second.get("average", ()), strict=True))
+
+
+def test_a_player_that_diverges_in_one_process_ends_all_with_its_words(place):
+    first, second = found(place, "a_player_diverges_in_one_process")
+    assert first == second
+    assert first[0].startswith("step 1: the generator's images are not finite numbers")
+    assert first[1], "somebody moved"
 
 
 # --- the exchange, without processes
@@ -228,10 +282,11 @@ def test_one_process_writes_and_tells(place):
     assert json.loads((place / "whole" / "config.json").read_text())["devices"] == 2
 
 
-def test_killed_and_resumed_by_as_many_processes_it_is_the_same_run(place):
-    assert not (place / "killed-0.json").exists()
-    assert said(place, "resumed")[0].json["finished"]
-    whole, resumed = place / "whole", place / "killed"
+@pytest.mark.parametrize("kind", ["", "gan "])
+def test_killed_and_resumed_by_as_many_processes_it_is_the_same_run(kind, place):
+    assert not (place / f"{kind}killed-0.json").exists()
+    assert said(place, f"{kind}resumed")[0].json["finished"]
+    whole, resumed = place / f"{kind}whole", place / f"{kind}killed"
     assert (whole / "weights.safetensors").read_bytes() == (resumed / "weights.safetensors").read_bytes()
     assert without_times(whole) == without_times(resumed)
 
@@ -400,8 +455,9 @@ def listens(port):
         (("ppca", "--data", "digits", "--compile", "on"), ("--compile on", "without steps")),
         ((*VAE, "--devices", 2, "--strategy", "nonsense"), ("--strategy nonsense", "ddp")),
         ((*VAE, "--precision", "16-mixed"), ("--precision 16-mixed", "bf16-mixed")),
-        (("gan", "--data", "ring:300", "--devices", 2), "two players"),
         (("gan", "--data", "ring:300", "--precision", "bf16-mixed"), "two players"),
+        ((*PACKED, "--devices", 2), ("packing=2", "2 processes", "a multiple of 4")),
+        ((*DCGAN, "--devices", 2), ("batches of 3", "2 processes", "batch norm")),
         (("gaussian", "--data", "digits", "--precision", "bf16-mixed"), "no networks"),
         (("gaussian", "--data", "digits", "--devices", 2), "by one process"),
     ],

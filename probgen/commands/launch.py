@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from probgen.errors import UserError
+from probgen.inference.adversarial.checks import check_shares
 from probgen.inference.precision import check_precision
 from probgen.inference.processes import ALONE, Group, Processes
 from probgen.models.contracts import Kind, kind_of
@@ -78,10 +79,10 @@ def check_launch(config: RunConfig, pair: Any, num_images: int, device: torch.de
         raise UserError(f"--strategy {config.strategy} came, but one device is one process: leave it out")
     if world == 1:
         return
-    if implicit:
-        raise UserError(f"{many} came, but two players take turns in one process: leave it out")
     if (most := min(config.batch_size, num_images)) < world:
         raise UserError(f"{many} came with batches of {most} images, expected one or more for each of {world} devices")
+    if implicit:
+        check_shares(pair, most, world)
     check_hosts(config.devices, config.num_nodes)
     if device.type == "cuda" and (device.index is not None or torch.cuda.device_count() < config.devices):
         here = torch.cuda.device_count()

@@ -97,7 +97,6 @@ class Loop:
         self.processes = processes
         if processes.world == 1:
             return
-        assert isinstance(self.trainer, Trainer), "two players are trained by one process"
         self.trainer.join(processes)
         state = processes.from_first(self.state_dict)
         if processes.rank > 0:

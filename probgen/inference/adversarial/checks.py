@@ -160,6 +160,23 @@ def check_play(pair: ImplicitSampler, batch_size: int, config: TrainConfig) -> N
         )
 
 
+def check_shares(pair: ImplicitSampler, batch_size: int, world: int) -> None:
+    """Raise UserError where a batch cannot be shared among so many processes."""
+    packing, players = pair.objective.packing, (pair.generator, pair.discriminator)
+    if batch_size < world:
+        raise UserError(f"a batch of {batch_size} came with {world} processes, expected an image or more for each")
+    if packing > 1 and batch_size % (packing * world):
+        raise UserError(
+            f"batches of {batch_size} images came with packing={packing} and {world} processes: give a multiple of "
+            f"{packing * world}"
+        )
+    if batch_size // world // packing < 2 and any(isinstance(m, _BatchNorm) for p in players for m in p.modules()):
+        raise UserError(
+            f"batches of {batch_size} images came with {world} processes and batch norm, which needs two logits or "
+            "more in each: give a larger batch_size"
+        )
+
+
 # --- a step that met no number
 
 

@@ -7,8 +7,8 @@ The other player stands still meanwhile, weights and buffers. Real and generated
 apart, so that batch norm never mixes them; its running statistics are those of real images alone.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,13 +18,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from probgen.inference.adam import FusedAdam, clipped
-from probgen.inference.adversarial.checks import check_play, culprit, diverged, trainable
+from probgen.inference.adversarial.checks import check_play, check_shares, culprit, diverged, trainable
 from probgen.inference.adversarial.losses import make_loss
 from probgen.inference.adversarial.penalties import penalty
+from probgen.inference.adversarial.players import averaged, batches_per_step, buffers_kept, frozen
 from probgen.inference.adversarial.turn import RecordedTurn, Update
 from probgen.inference.batches import BatchOrder, Images
 from probgen.inference.compiled.function import all_laid_out
 from probgen.inference.compiled.recording import NotStaticError
+from probgen.inference.objective import StepTerms
+from probgen.inference.processes import ALONE, Exchange, Processes, running_statistics
 from probgen.inference.randomness import random_state, set_random_state
 from probgen.inference.threads import is_small, one_thread
 from probgen.inference.traces import as_real, evaluating
@@ -37,7 +40,6 @@ from probgen.inference.trainer import (
     moving_decay,
     set_mode,
 )
-from probgen.models.contracts import AdversarialObjective
 
 CHUNK = 1000  # images judged at once in validation
 
@@ -58,6 +60,8 @@ class AdversarialTrainer:
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
         self.batches = batches_of(pair, images, self.order, self.device)
         self.batches_per_step = batches_per_step(self.play)
+        self.processes: Processes = ALONE
+        self.exchanges: dict[str, Exchange] = {}
         self.players = {name: trainable(pair, name) for name in ("discriminator", "generator")}
         self.parameters = [p for player in self.players.values() for p in player]
         betas = (self.play.beta1, self.play.beta2)
@@ -71,6 +75,17 @@ class AdversarialTrainer:
         self.noise: float | Tensor = self.play.instance_noise
         self.recorded = {name: self.recording(name) for name in self.players} if config.compiles else {}
         self.not_compiled: str | None = None
+
+    def join(self, processes: Processes) -> None:
+        """Take a share of each batch from now on, and each player's step together with the other processes.
+
+        Every share has statistics of its own where a layer looks at the whole batch, batch norm among them. Raises
+        UserError where a share would be no whole number of packs, or too small.
+        """
+        check_shares(self.pair, self.order.batch_size, processes.world)
+        self.processes = processes
+        if processes.world > 1:
+            self.exchanges = {name: Exchange(processes, player) for name, player in self.players.items()}
 
     # --- one step
 
@@ -102,15 +117,32 @@ class AdversarialTrainer:
         return terms | {"lr": lr}
 
     def batch(self, number: int) -> tuple[Tensor, ...]:
-        """Batch `number` of the endless row of them: images, and labels to a sampler with classes."""
-        return self.batches(number)
+        """This process's part of batch `number` of the endless row: images, and labels to a sampler with classes."""
+        return self.batches(number, self.processes.rank, self.processes.world)
 
     def judged(self, num: int, *y: Tensor) -> Tensor:
         """Logits of generated images."""
         return self.pair.judge(self.pair.seen(self.pair.model(num, *y)), *y)
 
     def turn(self, name: str, *batch: Tensor) -> dict[str, Any]:
-        """One update of a player, compiled if it is to be."""
+        """One update of a player; its terms, of all processes' images."""
+        terms = self.taken(name, *batch)
+        return self.of_all(name, terms, len(batch[0])) if self.exchanges else terms
+
+    @torch.no_grad()
+    def of_all(self, name: str, terms: dict[str, Any], num: int) -> dict[str, Any]:
+        """A turn's terms of all processes' images, from those of this one's `num`; the player's statistics likewise."""
+        statistics = running_statistics(getattr(self.pair, name))
+        parts = [*terms.values(), *statistics]
+        row = torch.cat([part.detach().double().flatten() for part in parts]) * (num / self.order.batch_size)
+        self.processes.total(row)
+        means = row.split([part.numel() for part in parts])
+        for buffer, mean in zip(statistics, means[len(terms) :], strict=True):
+            buffer.copy_(mean.view_as(buffer))
+        return {term: mean.view(()) for term, mean in zip(terms, means, strict=False)}
+
+    def taken(self, name: str, *batch: Tensor) -> dict[str, Any]:
+        """One update of a player, compiled if it is to be; its terms, of this process's images."""
         eager = {"discriminator": self.discriminator_step, "generator": self.generator_step}[name]
         if not self.recorded:
             return eager(*batch)
@@ -123,8 +155,8 @@ class AdversarialTrainer:
         if not torch.isfinite(terms[f"{name}_loss"] + terms[f"{name}_gradient"]):
             torch.set_rng_state(before)
             return eager(*batch)  # which knows whose the fault is
-        self.move(name, all_laid_out(gradients, self.players[name]), terms[f"{name}_gradient"])
-        return terms
+        found, norm = all_laid_out(gradients, self.players[name]), terms[f"{name}_gradient"]
+        return terms | {f"{name}_gradient": self.together(name, terms[f"{name}_loss"], found, norm, len(batch[0]))}
 
     def recording(self, name: str) -> RecordedTurn:
         """A player's turn, to be recorded when it first comes."""
@@ -185,11 +217,37 @@ class AdversarialTrainer:
         self.optimizers[name].zero_grad()
         loss.backward(inputs=parameters)
         found = [p.grad for p in parameters]
-        norm = nn.utils.get_total_norm([gradient for gradient in found if gradient is not None])
-        if not torch.isfinite(loss.detach() + norm):
+        norm = norm_of(found)
+
+        def trouble() -> str | None:
+            if torch.isfinite(loss.detach() + norm):
+                return None
             sign = "gradient is not a finite number" if torch.isfinite(loss) else "loss is not a finite number"
-            told = diverged(self.pair, self.config, *culprit(self.pair, name, sign, fake, on_fake))
-            raise TrainingError(f"step {self.steps_done + 1}: {told}")
+            return diverged(self.pair, self.config, *culprit(self.pair, name, sign, fake, on_fake))
+
+        return self.together(name, loss.detach(), found, norm, len(fake), trouble)
+
+    def together(
+        self,
+        name: str,
+        loss: Float[Tensor, ""],
+        found: Sequence[Tensor | None],
+        norm: Float[Tensor, ""],
+        num: int,
+        trouble: Callable[[], str | None] = lambda: None,
+    ) -> Tensor:
+        """A player's step on all processes' images, from the gradient of this one's `num`; gives the gradient's norm.
+
+        trouble: what to tell of a loss or gradient of this process's that is no number. Where one has such, so have
+        all after the exchange, and all raise TrainingError.
+        """
+        if name in self.exchanges:
+            step, _ = self.exchanges[name](StepTerms(loss, {}, gradients=list(found)), num / self.order.batch_size)
+            loss, found, norm = step.loss, step.gradients, norm_of(step.gradients)
+        if not torch.isfinite(loss + norm):
+            told = [told for told in self.processes.gather(trouble()) if told is not None]
+            told += [diverged(self.pair, self.config, name, "gradient is not a finite number")]
+            raise TrainingError(f"step {self.steps_done + 1}: {told[0]}")
         self.move(name, found, norm)
         return norm
 
@@ -282,40 +340,6 @@ class AdversarialTrainer:
         set_random_state(state["random"])
 
 
-def batches_per_step(play: AdversarialObjective) -> int:
-    """One for each update of the discriminator, and one more where the generator's loss looks at real images."""
-    return play.discriminator_steps + make_loss(play.loss).needs_real
-
-
-def averaged(pair: Any) -> list[Tensor]:
-    """What `ema` averages: the generator's parameters and real-valued buffers, the statistics of batch norm."""
-    generator = pair.generator
-    return [*generator.parameters(), *(b for b in generator.buffers() if b.is_floating_point())]
-
-
-@contextmanager
-def frozen(parameters: list[Tensor]) -> Iterator[None]:
-    """The parameters get no gradient inside."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def buffers_kept(module: nn.Module) -> Iterator[None]:
-    """The module's buffers, statistics of batch norm among them, are afterwards what they were before.
-
-    Leave it after the backward pass, which may look at them.
-    """
-    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                if name in kept:
-                    buffer.copy_(kept[name])
+def norm_of(gradients: Sequence[Tensor | None]) -> Float[Tensor, ""]:
+    """‖∇‖ over all parameters that have one."""
+    return nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
