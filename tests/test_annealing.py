@@ -169,10 +169,10 @@ def test_a_peaked_posterior_is_reached_in_few_steps_if_they_are_well_spread(ppca
     """Noise of 0.1: nearly all of the path lies at small β, where the sigmoid takes few steps."""
     ppca.log_sigma.data.fill_(math.log(0.1))
     with torch.no_grad():
-        x = torch.randn(40, LATENT, dtype=torch.float64) @ ppca.W.T + 0.1 * torch.randn(40, DIM, dtype=torch.float64)
+        x = torch.randn(20, LATENT, dtype=torch.float64) @ ppca.W.T + 0.1 * torch.randn(20, DIM, dtype=torch.float64)
     truth, gaps = ppca.log_prob(x).detach(), {}
     for schedule in ("sigmoidal", "adaptive"):
-        result = ais(ppca.model, x, num_chains=4, num_distributions=60, num_leapfrog=4, schedule=schedule)
+        result = ais(ppca.model, x, num_chains=2, num_distributions=60, num_leapfrog=4, schedule=schedule)
         gaps[schedule] = float((truth - result.estimate.per_image).mean())
     assert gaps["adaptive"] < 0.7 * gaps["sigmoidal"]
 
@@ -210,7 +210,7 @@ def test_a_generator_seen_through_a_gaussian_has_the_evidence_of_quadrature():
 
 def test_estimates_carry_the_error_of_their_chains(ppca):
     x = torch.randn(1, DIM, dtype=torch.float64)
-    result = ais(ppca.model, x.repeat(300, 1), num_chains=8, num_distributions=40, num_leapfrog=3)
+    result = ais(ppca.model, x.repeat(200, 1), num_chains=8, num_distributions=30, num_leapfrog=3)
     spread = result.estimate.per_image.std()
     assert 0.7 < float(result.estimate.noise.mean() / spread) < 1.3
     gap = bdmc(ppca.model, 5, x, num_chains=8, num_distributions=20, num_leapfrog=2).gap

@@ -106,7 +106,7 @@ def test_more_leapfrog_steps_do_not_keep_the_ends_apart(num_leapfrog):
     pair = LinearGaussian(5, 2)
     pair.W.data = torch.tensor([[-0.4, 0.1], [-0.6, 0.8], [-0.7, 0.1], [-0.4, 0.3], [-0.6, -1.1]]).double()
     pair.sigma = 0.5
-    result = bdmc(pair.model, 300, pair.data(1), num_chains=4, num_distributions=40, num_leapfrog=num_leapfrog)
+    result = bdmc(pair.model, 150, pair.data(1), num_chains=4, num_distributions=40, num_leapfrog=num_leapfrog)
     truth = pair.evidence(result.images)
     check_brackets(result.lower.per_image, truth, result.upper.per_image, largest_gap=0.4)
 

@@ -44,7 +44,7 @@ def setting():
 @pytest.mark.parametrize("estimator", ["reparameterized", "score-function"])
 def test_its_mean_is_the_exact_gradient(setting, estimator):
     model, guide, x, parameters, gradient = setting
-    study = gradient_study(model.model, guide.guide, x, parameters, estimator, 1200)
+    study = gradient_study(model.model, guide.guide, x, parameters, estimator, 800)
     check_estimate(study.draws, gradient, largest_error=float(gradient.norm()) / 4)
 
 
@@ -71,7 +71,7 @@ def test_a_path_that_is_cut_without_the_score_is_rejected(setting):
 def test_both_estimators_are_compared_in_the_same_coordinates(setting, monkeypatch):
     model, guide, x, parameters, gradient = setting
     monkeypatch.setattr("probgen.inference.gradients.MOST_COORDINATES", 6)
-    comparison = compare_gradients(model.model, guide.guide, x, parameters, 800)
+    comparison = compare_gradients(model.model, guide.guide, x, parameters, 500)
     assert comparison.num_parameters == 12
     for study in (comparison.reparameterized, comparison.score_function):
         check_estimate(study.draws, gradient[::2], largest_error=float(gradient.norm()) / 4)
@@ -82,7 +82,7 @@ def test_both_estimators_are_compared_in_the_same_coordinates(setting, monkeypat
 
 def test_a_biased_estimator_shows_as_a_disagreement(setting):
     model, guide, x, parameters, _ = setting
-    comparison = compare_gradients(model.model, guide.guide, x, parameters, 400)
+    comparison = compare_gradients(model.model, guide.guide, x, parameters, 200)
     biased = GradientStudy(comparison.reparameterized.draws + 10 * comparison.score_function.stderr)
     assert replace(comparison, reparameterized=biased).disagreement > 5
 

@@ -38,7 +38,7 @@ PACKED = ("gan", "--data", "ring:300", "--batch-size", 30, "--set", "packing=2")
 DCGAN = ("gan", "--data", "sprites:40", "--batch-size", 3, "--set", "network=dcgan", "--set", "hidden=4")
 LAWS = ("gradient_of_a_vae", "gradient_of_a_pixelcnn", "steps_without_noise", "running_statistics")
 LAWS += ("one_process_diverges", "one_process_wants_to_stop", "gradients_of_two_players", "steps_of_two_players")
-LAWS += ("compiled_steps_of_two_players", "a_player_diverges_in_one_process")
+LAWS += ("recorded_steps_of_two_players", "a_player_diverges_in_one_process")
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_a_players_gradient_is_the_mean_over_all_images_each_with_its_own_noise(
         assert first["terms"][name].item() == second["terms"][name].item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("steps", ["steps_of_two_players", "compiled_steps_of_two_players"])
+@pytest.mark.parametrize("steps", ["steps_of_two_players", "recorded_steps_of_two_players"])
 def test_two_players_are_the_same_in_all_processes(steps, place):
     first, second = found(place, steps)
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
