@@ -1,7 +1,7 @@
 """Which images are in which batch, and what is drawn of them: a pure function of the seed and the step."""
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -128,3 +128,11 @@ class Batches:
 def stream(seed: int, rank: int, block: int) -> int:
     """The seed of what a process draws of a block of batches."""
     return int(np.random.SeedSequence([seed % 2**63, rank, block], spawn_key=(OF_BATCHES,)).generate_state(1)[0])
+
+
+def batches_of(pair: Any, images: Images, order: BatchOrder, device: torch.device) -> Batches:
+    """Batches of images, and of their labels to a pair that takes them. Raises UserError where it would get none."""
+    takes_labels = getattr(pair, "takes_labels", False)
+    if takes_labels and getattr(images, "labels", None) is None:
+        raise UserError(f"{type(pair).__name__} takes labels, but the training images came without")
+    return Batches(images, order, device, with_labels=takes_labels)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probgen.errors import UserError
 from probgen.inference.adam import FusedAdam, clipped
-from probgen.inference.batches import Batches, BatchOrder, Images
+from probgen.inference.batches import BatchOrder, Images, batches_of
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.compiled.step import CompiledStep, EagerStep
 from probgen.inference.finite import Latch
@@ -259,14 +259,6 @@ class Trainer:
         """Exchange the weights with their average; a second call undoes it. Nothing without `ema`."""
         for parameter, average in zip(self.parameters, self.average, strict=False):
             parameter.data, average.data = average.data, parameter.data
-
-
-def batches_of(pair: Any, images: Images, order: BatchOrder, device: torch.device) -> Batches:
-    """Batches of images, and of their labels to a pair that takes them. Raises UserError where it would get none."""
-    takes_labels = getattr(pair, "takes_labels", False)
-    if takes_labels and getattr(images, "labels", None) is None:
-        raise UserError(f"{type(pair).__name__} takes labels, but the training images came without")
-    return Batches(images, order, device, with_labels=takes_labels)
 
 
 def moving_decay(ema: float, steps_done: int) -> float:

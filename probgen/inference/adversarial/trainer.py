@@ -23,7 +23,7 @@ from probgen.inference.adversarial.losses import make_loss
 from probgen.inference.adversarial.penalties import penalty
 from probgen.inference.adversarial.players import averaged, batches_per_step, buffers_kept, frozen
 from probgen.inference.adversarial.turn import RecordedTurn, Update
-from probgen.inference.batches import BatchOrder, Images
+from probgen.inference.batches import BatchOrder, Images, batches_of
 from probgen.inference.compiled.function import all_laid_out
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.objective import StepTerms
@@ -34,7 +34,6 @@ from probgen.inference.traces import as_real, evaluating
 from probgen.inference.trainer import (
     TrainConfig,
     TrainingError,
-    batches_of,
     check_moments,
     check_steps,
     moving_decay,
