@@ -71,7 +71,13 @@ class Normalized(VAE):
         self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
 
 
-PAIRS = {"pixels": Pixels, "pixelcnn": pixelcnn, "vae": vae, "normalized": Normalized}
+PAIRS = {
+    "pixels": Pixels,
+    "pixelcnn": pixelcnn,
+    "double pixelcnn": lambda: pixelcnn().double(),
+    "vae": vae,
+    "normalized": Normalized,
+}
 
 
 def trainer_of(name, **config):
@@ -109,6 +115,13 @@ def steps_without_noise(group):
     trainer = joined("pixels", group, clip_norm=10.0, ema=0.9)
     terms = [trainer.step() for _ in range(STEPS)]
     return {"weights": trainer.weights(), "average": trainer.average, "loss": [float(t["loss"]) for t in terms]}
+
+
+def steps_in_another_layout(group):
+    trainer = joined("double pixelcnn", group)
+    assert not all(p.is_contiguous() for p in trainer.parameters), "its convolutions lie as torch lays them"
+    terms = [trainer.step() for _ in range(STEPS)]
+    return {"weights": trainer.weights(), "loss": [float(t["loss"]) for t in terms]}
 
 
 def running_statistics(group):

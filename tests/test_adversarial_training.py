@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import pyro
 import pytest
 import torch
 from laws import check_equal
@@ -136,6 +137,21 @@ def test_settings_that_do_not_go_together_are_refused_before_a_step(options, con
 def test_a_sampler_with_classes_wants_labels_before_a_step():
     with pytest.raises(UserError, match="takes labels, but the training images came without"):
         trainer_of(small(num_classes=3, condition="label"), points())
+
+
+@pytest.mark.parametrize("validates", [True, False])
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_labels_that_are_no_classes_are_refused_whether_or_not_distributions_validate(bad, validates):
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, bad])
+    with pyro.validation_enabled(validates):
+        pair = small(num_classes=3, condition="label")
+        for options in ({"labels": labels}, {"labels": labels.clamp(0, 2), "valid": points(), "valid_labels": labels}):
+            with pytest.raises(UserError, match="a whole number, 0 to 2, for each image"):
+                fit(pair, points(), **options, steps=2, batch_size=4, progress=False)
+        with pytest.raises(UserError, match="a whole number, 0 to 2, for each image"):
+            trainer_of(pair, points(), labels)
+        with pytest.raises(UserError, match="a whole number, 0 to 2, for each image"):
+            trainer_of(pair, points(), labels.clamp(0, 2)).validation_terms(points(), labels)
 
 
 @pytest.mark.parametrize("player", ["generator", "discriminator"])

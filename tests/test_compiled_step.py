@@ -9,10 +9,9 @@ from pyro import poutine
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
-from probgen.inference.adam import FusedAdam
+from probgen.inference.adam import FusedAdam, all_laid_out
 from probgen.inference.batches import TensorImages
 from probgen.inference.compiled import function
-from probgen.inference.compiled.function import all_laid_out
 from probgen.inference.compiled.recording import interpreted
 from probgen.inference.compiled.step import CompiledStep, EagerStep
 from probgen.inference.trainer import TrainConfig, Trainer, trainable_parameters

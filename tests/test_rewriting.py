@@ -86,7 +86,7 @@ def test_everything_else_is_left_alone(function):
     assert str(rewriting.with_shared_exponentials(graph).graph) == before
 
 
-def test_machine_code_has_one_exponential(monkeypatch):
+def test_machine_code_is_of_the_rewritten_graph_and_gives_the_same(monkeypatch):
     x, t = (tensor.repeat(100, 1) for tensor in grid(torch.float32))
     asked, rewrite = [], rewriting.with_shared_exponentials
     monkeypatch.setattr(

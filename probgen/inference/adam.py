@@ -84,3 +84,19 @@ def clipped(gradients: Sequence[Tensor | None], most: float, norm: Tensor | None
     norm = nn.utils.get_total_norm(found) if norm is None else norm
     scaled = iter(torch._foreach_mul(found, (most / (norm + 1e-6)).clamp(max=1.0)) if found else ())
     return [None if gradient is None else next(scaled) for gradient in gradients]
+
+
+def all_laid_out(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients in the layout of their parameters.
+
+    torch's fused optimizers read parameter and gradient in the order of memory: in another layout, such as
+    `channels_last`, each number would be moved by another one's gradient.
+    """
+    return [None if g is None else laid_out(g, p) for g, p in zip(found, parameters, strict=True)]
+
+
+def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor in the order of another's memory."""
+    if tensor.is_contiguous() and like.is_contiguous():  # soonest seen
+        return tensor
+    return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)

@@ -2,7 +2,8 @@
 
     ∇ of the batch's loss  =  Σ_r (n_r / B) · ∇ of the loss of process r's n_r images
 
-What they must agree on at a step goes over in one sum. So their weights are the same, bit for bit, all the time.
+What they must agree on at a step goes over in one sum (of two players: two at each turn). So their weights are the
+same, bit for bit, all the time.
 """
 
 import functools
@@ -20,6 +21,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.modules.batchnorm import _NormBase
 
 from probgen.errors import UserError
+from probgen.inference.adam import all_laid_out
 from probgen.inference.objective import StepTerms
 from probgen.inference.traces import modules_of
 
@@ -209,7 +211,8 @@ class Exchange:
         for buffer, part in zip(self.buffers, buffers, strict=True):
             buffer.copy_(part.view_as(buffer))
         each = zip(self.parameters, parts[len(names) + len(self.buffers) :], present, strict=True)
-        gradients = [part.view_as(p).to(p.dtype) if has_one else None for p, part, has_one in each]
+        flat = [part.view_as(p).to(p.dtype) if has_one else None for p, part, has_one in each]
+        gradients = all_laid_out(flat, self.parameters)
         return StepTerms(loss.view(()), {name: terms[name] for name in step.terms}, step.traces, gradients)
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from jaxtyping import Float, Int64
 from torch import Tensor, cat, nn
+from torch.distributions import Distribution
 from torch.nn.utils.parametrizations import spectral_norm
 
 from probgen.errors import UserError
@@ -51,10 +52,11 @@ class Discriminator(nn.Module):
     def forward(self, x: Float[Tensor, "b *image"], y: Int64[Tensor, " b"] | None = None) -> Float[Tensor, " p"]:
         """The logit of each pack of consecutive images; a pack is one image unless packing is more than 1.
 
-        Raises UserError where packs do not come out even, labels are missing, wrong or came without classes, and
-        where batch norm would be trained on a single pack.
+        Raises UserError where packs do not come out even, labels are missing, came without classes, or (where
+        distributions validate their arguments: not in training, which looks at all labels before) are not of a class,
+        and where batch norm would be trained on a single pack.
         """
-        check_labels(y, self.num_classes, len(x))
+        check_labels(y, self.num_classes, len(x), numbers=Distribution._validate_args)
         if len(x) % self.packing:
             raise UserError(
                 f"{len(x)} images came, expected a multiple of packing={self.packing}: "

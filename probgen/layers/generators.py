@@ -43,10 +43,11 @@ class Generator(nn.Module):
     def forward(self, z: Float[Tensor, "b latent"], y: Int64[Tensor, " b"] | None = None) -> Float[Tensor, "*shape"]:
         """G(z) or G(z, y), shape `b *image_shape`.
 
-        Raises UserError where labels are missing, wrong, or came without classes, and where batch norm would be
-        trained on a single image.
+        Raises UserError where labels are missing, came without classes, or (where distributions validate their
+        arguments: not in training, which looks at all labels before) are not of a class, and where batch norm would
+        be trained on a single image.
         """
-        check_labels(y, self.num_classes, len(z))
+        check_labels(y, self.num_classes, len(z), numbers=Distribution._validate_args)
         check_batch(self, len(z))
         code = z if self.embedding is None else cat([z, self.embedding(y)], 1)
         image = self.body(code)
@@ -193,10 +194,10 @@ def dcgan_start(network: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def check_labels(y: Int64[Tensor, " b"] | None, num_classes: int | None, num: int) -> None:
+def check_labels(y: Int64[Tensor, " b"] | None, num_classes: int | None, num: int, *, numbers: bool = True) -> None:
     """Labels come where there are classes, and only there: `num` whole numbers, 0 … num_classes − 1.
 
-    Their numbers are looked at where distributions validate theirs, and so not in training: there it was done before.
+    numbers: whether to look at the numbers too; what is recorded for the compiler must not.
 
     Raises UserError that tells what came and what is expected.
     """
@@ -212,7 +213,7 @@ def check_labels(y: Int64[Tensor, " b"] | None, num_classes: int | None, num: in
         raise UserError(f"labels of {came} came, expected a tensor of torch.int64: {expected}")
     if y.shape != (num,):
         raise UserError(f"labels of shape {tuple(y.shape)} came, expected {(num,)}: {expected}")
-    if num and Distribution._validate_args and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+    if numbers and num and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
         raise UserError(f"labels from {int(y.min())} to {int(y.max())} came, expected {expected}")
 
 

@@ -135,8 +135,8 @@ class GAN(nn.Module):
     ) -> Float[Tensor, "b *shape"]:
         """z ~ N(z; 0, I), x = G(z); with labels x = G(z, y), y ~ Uniform unless it is given.
 
-        num: how many, or a batch of so many images. Raises UserError for labels that are not 0 … num_classes − 1, one
-        for each image.
+        num: how many, or a batch of so many images. Raises UserError for labels that are not one for each image and,
+        where distributions validate their arguments, 0 … num_classes − 1.
         """
         size = num if isinstance(num, int) else len(num)
         with pyro.plate("images", size):
@@ -177,7 +177,8 @@ class GAN(nn.Module):
 
         With batch norm, a logit in `eval()` mode is by the statistics of real training images, in training mode by
         those of the images that are judged together: two normalizations, whose logits are not comparable. Raises
-        UserError for labels that are not 0 … num_classes − 1, one for each image.
+        UserError for labels that are not one for each image and, where distributions validate their arguments,
+        0 … num_classes − 1.
         """
         return self.discriminator(seen) if y is None else self.discriminator(seen, y)
 

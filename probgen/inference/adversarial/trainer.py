@@ -17,14 +17,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from probgen.inference.adam import FusedAdam, clipped
+from probgen.inference.adam import FusedAdam, all_laid_out, clipped
 from probgen.inference.adversarial.checks import check_play, check_shares, culprit, diverged, trainable
 from probgen.inference.adversarial.losses import make_loss
 from probgen.inference.adversarial.penalties import penalty
 from probgen.inference.adversarial.players import averaged, batches_per_step, buffers_kept, frozen
 from probgen.inference.adversarial.turn import RecordedTurn, Update
 from probgen.inference.batches import BatchOrder, Images, batches_of
-from probgen.inference.compiled.function import all_laid_out
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.objective import StepTerms
 from probgen.inference.processes import ALONE, Exchange, Processes, running_statistics
@@ -39,6 +38,7 @@ from probgen.inference.trainer import (
     moving_decay,
     set_mode,
 )
+from probgen.layers.generators import check_labels
 
 CHUNK = 1000  # images judged at once in validation
 
@@ -58,6 +58,7 @@ class AdversarialTrainer:
         self.loss = make_loss(self.play.loss, self.play.label_smoothing)
         self.order = BatchOrder(len(images), config.batch_size, config.seed)
         self.batches = batches_of(pair, images, self.order, self.device)
+        self.check_labels(getattr(images, "labels", None), len(images))
         self.batches_per_step = batches_per_step(self.play)
         self.processes: Processes = ALONE
         self.exchanges: dict[str, Exchange] = {}
@@ -75,6 +76,11 @@ class AdversarialTrainer:
         self.recorded = {name: self.recording(name) for name in self.players} if config.compiles else {}
         self.not_compiled: str | None = None
 
+    def check_labels(self, y: Tensor | None, num: int) -> None:
+        """Raise UserError for labels that are no classes of the sampler's: networks in training do not look at them."""
+        if getattr(self.pair, "takes_labels", False):
+            check_labels(y, self.pair.num_classes, num)
+
     def join(self, processes: Processes) -> None:
         """Take a share of each batch from now on, and each player's step together with the other processes.
 
@@ -83,8 +89,8 @@ class AdversarialTrainer:
         """
         check_shares(self.pair, self.order.batch_size, processes.world)
         self.processes = processes
-        if processes.world > 1:
-            self.exchanges = {name: Exchange(processes, player) for name, player in self.players.items()}
+        several = self.players if processes.world > 1 else {}
+        self.exchanges = {name: Exchange(processes, player) for name, player in several.items()}
 
     # --- one step
 
@@ -279,6 +285,7 @@ class AdversarialTrainer:
         whole, size = len(x) - len(x) % self.play.packing, CHUNK - CHUNK % self.play.packing
         if not whole or (takes_labels and y is None):
             return {}
+        self.check_labels(y, len(x))
         labels = () if y is None or not takes_labels else (y.to(x.device),)
         on_real, on_fake = [], []
         with evaluating(self.pair), pyro.validation_enabled(False):

@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from probgen.inference.adam import all_laid_out
 from probgen.inference.compiled.backend import compiled
 from probgen.inference.compiled.cuda_graph import Captured
 from probgen.inference.compiled.lifting import Lifted
@@ -152,22 +153,6 @@ def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]
     found = iter(torch.autograd.grad(loss, free, allow_unused=True))
     each = [next(found) if parameter.requires_grad else None for parameter in parameters]
     return all_laid_out(each, parameters)
-
-
-def all_laid_out(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Gradients in the layout of their parameters.
-
-    torch's fused optimizers read parameter and gradient in the order of memory: in another layout, such as
-    `channels_last`, each number would be moved by another one's gradient.
-    """
-    return [None if g is None else laid_out(g, p) for g, p in zip(found, parameters, strict=True)]
-
-
-def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor in the order of another's memory."""
-    if tensor.is_contiguous() and like.is_contiguous():  # soonest seen
-        return tensor
-    return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
 
 
 class Layout:

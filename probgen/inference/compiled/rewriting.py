@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, fx
 
 aten = torch.ops.aten
+PRECISE = (torch.float32, torch.float64)  # in bfloat16 1 + e is 1 for an e of 1/300
 
 
 def with_shared_exponentials(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph, in place, with one exponential where σ(x) is asked for beside the cross-entropy of the same logits x.
 
-    log(1 + e) stands for log1p(e): the loss of a pixel differs by up to the rounding of 1, as e does where it is small.
+    log(1 + e) stands for log1p(e): the loss of a pixel differs by up to the rounding of 1, and of x where x and x t
+    nearly cancel.
     """
     for loss in graph.graph.find_nodes(op="call_function", target=aten.binary_cross_entropy_with_logits.default):
         probabilities = [node for node in uses_of(loss.args[0]) if node.target is aten.sigmoid.default]
@@ -31,10 +33,12 @@ def uses_of(value: object) -> list[fx.Node]:
 
 
 def is_plain(loss: fx.Node) -> bool:
-    """Whether it is a loss for each pixel, without weights, of logits and targets of one type and shape."""
+    """Whether it is a loss for each pixel, without weights, of logits and targets of one shape and precise type."""
     held = [node.meta.get("val") for node in loss.args[:2] if isinstance(node, fx.Node)]
     kinds = [(value.dtype, value.shape) for value in held if isinstance(value, Tensor)]
-    return not loss.kwargs and loss.args[2:] == (None, None, 0) and len(kinds) == 2 and kinds[0] == kinds[1]
+    if loss.kwargs or loss.args[2:] != (None, None, 0) or len(kinds) != 2:
+        return False
+    return kinds[0] == kinds[1] and kinds[0][0] in PRECISE
 
 
 def share(graph: fx.Graph, loss: fx.Node, probabilities: list[fx.Node]) -> None:

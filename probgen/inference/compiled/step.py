@@ -12,7 +12,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from probgen.inference.compiled.function import Recorded, Results, all_laid_out, gradients
+from probgen.inference.adam import all_laid_out
+from probgen.inference.compiled.function import Recorded, Results, gradients
 from probgen.inference.compiled.recording import NotStaticError
 from probgen.inference.objective import StepTerms, has_marks, static_objective, step_objective
 from probgen.inference.traces import as_real
