@@ -78,8 +78,9 @@ class AdversarialTrainer:
 
     def check_labels(self, y: Tensor | None, num: int) -> None:
         """Raise UserError for labels that are no classes of the sampler's: networks in training do not look at them."""
-        if getattr(self.pair, "takes_labels", False):
-            check_labels(y, self.pair.num_classes, num)
+        num_classes = getattr(self.pair, "num_classes", None)
+        if getattr(self.pair, "takes_labels", False) and num_classes is not None:
+            check_labels(y, num_classes, num)
 
     def join(self, processes: Processes) -> None:
         """Take a share of each batch from now on, and each player's step together with the other processes.
