@@ -23,8 +23,9 @@ warnings.filterwarnings("ignore", category=BeartypeDecorHintPep585DeprecationWar
 
 
 LONGEST = [  # first, so that no process waits for another one's last file
-    "test_readme.py", "test_resume.py", "test_processes.py", "test_benchmarks.py", "test_annealing.py",
-    "test_gradients.py", "test_cli_explain.py", "test_commands.py", "test_runs.py", "test_signals.py",
+    "test_readme.py", "test_resume.py", "test_processes.py", "test_benchmarks.py", "test_launch.py",
+    "test_annealing.py", "test_gradients.py", "test_cli_explain.py", "test_commands.py", "test_runs.py",
+    "test_signals.py",
 ]  # fmt: skip
 
 

@@ -180,3 +180,8 @@ def picture(file: Path) -> np.ndarray:
 def content(directory: Path) -> dict[str, bytes]:
     """Every file below a directory."""
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """What a run has noted of its steps."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

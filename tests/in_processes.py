@@ -36,6 +36,7 @@ from probgen.inference.trainer import TrainConfig, Trainer, TrainingError, initi
 from probgen.models import VAE, PixelCNN
 
 WORLD, BATCH, STEPS = 2, 33, 4  # an odd batch: one process has an image more
+NORMALIZED = {"discriminator_norm": "batch"}
 
 
 def pixelcnn():
@@ -166,25 +167,29 @@ def gradients_of(trainer):
     """Of both players' turns at the same weights, for nobody moves; and what is told of them."""
     found = {}
     trainer.move = lambda name, gradients, norm: found.update({name: (gradients, norm)})
-    return {"terms": trainer.step(), "found": found, "rows": len(trainer.batch(0)[0])}
+    terms = trainer.step()
+    statistics = {name: kept for name, kept in trainer.pair.named_buffers() if "running" in name}
+    return {"terms": terms, "found": found, "statistics": statistics, "rows": len(trainer.batch(0)[0])}
 
 
 def gradients_of_two_players(group):
     return gradients_of(players_of(group))
 
 
-def steps_of_two_players(group):
-    trainer = players_of(group, {"discriminator_norm": "batch"}, ema=0.9, clip_norm=1.0)
+def gradients_of_normalized_players(group):
+    return gradients_of(players_of(group, NORMALIZED))
+
+
+def steps_of_two_players(group, **config):
+    trainer = players_of(group, NORMALIZED, ema=0.9, clip_norm=1.0, **config)
     terms = [trainer.step() for _ in range(STEPS)]
+    assert trainer.compiled == ("compile" in config)
     return {"weights": trainer.weights(), "average": trainer.average, "terms": terms}
 
 
 def recorded_steps_of_two_players(group):
     function.compiled = lambda graph, _: interpreted(graph)  # no compiler is waited for
-    trainer = players_of(group, {"discriminator_norm": "batch"}, compile="on")
-    terms = [trainer.step() for _ in range(STEPS)]
-    assert trainer.not_compiled is None
-    return {"weights": trainer.weights(), "terms": terms}
+    return steps_of_two_players(group, compile="on")
 
 
 def a_player_diverges_in_one_process(group):

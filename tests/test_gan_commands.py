@@ -1,11 +1,9 @@
 """An implicit model on the command line: what works without a density, what is refused, and a sampler of one's own."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers import ok, picture, refused
+from helpers import ok, picture, records, refused
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -50,10 +48,6 @@ def elsewhere(tmp_path, monkeypatch):
     """An empty directory, where a refusal leaves nothing."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def records(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 # --- what a run is

@@ -3,32 +3,26 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import in_processes as shared
 import pyro
 import pytest
 import torch
-from helpers import Result, check_refusal, finish, ok, refused, start
+from helpers import Result, check_refusal, ok, records
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import probgen.commands.launch as launch
 import probgen.commands.recorder as recorder
 import probgen.commands.train as train_command
-from probgen.commands.configure import continued
 from probgen.errors import UserError
 from probgen.inference.adam import FusedAdam
 from probgen.inference.batches import BatchOrder, share
 from probgen.inference.objective import StepTerms
 from probgen.inference.processes import ALONE, AgreedError, Exchange, Group, Processes
 from probgen.inference.randomness import seed_of
-from probgen.runs import RunConfig
 
 VAE = (
     "vae", "--data", "digits", "--batch-size", 301, "--steps", 14, "--binarize", "dynamic", "--ema", 0.9,
@@ -38,8 +32,9 @@ GAN = ("gan", "--data", "ring:300", "--batch-size", 31, "--steps", 14, "--ema", 
 PACKED = ("gan", "--data", "ring:300", "--batch-size", 30, "--set", "packing=2")
 DCGAN = ("gan", "--data", "sprites:40", "--batch-size", 3, "--set", "network=dcgan", "--set", "hidden=4")
 LAWS = ("gradient_of_a_vae", "gradient_of_a_pixelcnn", "steps_without_noise", "running_statistics")
-LAWS += ("one_process_diverges", "one_process_wants_to_stop", "gradients_of_two_players", "steps_of_two_players")
-LAWS += ("steps_in_another_layout", "recorded_steps_of_two_players", "a_player_diverges_in_one_process")
+LAWS += ("one_process_diverges", "one_process_wants_to_stop", "steps_in_another_layout", "gradients_of_two_players")
+LAWS += ("gradients_of_normalized_players", "steps_of_two_players", "recorded_steps_of_two_players")
+LAWS += ("a_player_diverges_in_one_process",)
 
 
 @pytest.fixture(scope="module")
@@ -158,17 +153,21 @@ def test_one_process_that_wants_to_stop_stops_all_after_the_same_step(place):
 # --- two players in two processes
 
 
-def share_of_players(rank):
+def share_of_players(rank, options):
     """What process `rank` of two would find by itself, without an exchange."""
-    trainer = shared.players_of()
+    trainer = shared.players_of(options=options)
     trainer.processes = Someone(rank, shared.WORLD)
     pyro.set_rng_seed(100 + rank)
     return shared.gradients_of(trainer)
 
 
-def test_a_players_gradient_is_the_mean_over_all_images_each_with_its_own_noise(place):
-    first, second = found(place, "gradients_of_two_players")
-    apart = [share_of_players(rank) for rank in range(shared.WORLD)]
+PLAYERS = {"gradients_of_two_players": None, "gradients_of_normalized_players": shared.NORMALIZED}
+
+
+@pytest.mark.parametrize("law", PLAYERS)
+def test_a_players_gradient_is_the_mean_over_all_images_each_with_its_own_noise(law, place):
+    first, second = found(place, law)
+    apart = [share_of_players(rank, PLAYERS[law]) for rank in range(shared.WORLD)]
     weights = [share["rows"] / shared.BATCH for share in apart]
     assert [first["rows"], second["rows"]] == [share["rows"] for share in apart] == [17, 16]
     for name in ("discriminator", "generator"):
@@ -178,20 +177,38 @@ def test_a_players_gradient_is_the_mean_over_all_images_each_with_its_own_noise(
         assert not close(gradients, averaged(parts, [0.5, 0.5]), 1e-12), "shares of other sizes, weighted alike, pass"
         assert norm.item() == pytest.approx(nn.utils.get_total_norm(gradients).item())
         assert all(torch.equal(a, b) for a, b in zip(gradients, second["found"][name][0], strict=True))
-    for name in ("discriminator_loss", "generator_loss", "value", "penalty"):
+    for name in apart[0]["terms"].keys() - {"discriminator_gradient", "generator_gradient", "lr"}:
         expected = sum(w * share["terms"][name].item() for w, share in zip(weights, apart, strict=True))
         assert first["terms"][name].item() == second["terms"][name].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_batch_norm_keeps_is_the_mean_of_what_each_process_would_keep(place):
+    first, second = found(place, "gradients_of_normalized_players")
+    apart = [share_of_players(rank, shared.NORMALIZED) for rank in range(shared.WORLD)]
+    weights = [share["rows"] / shared.BATCH for share in apart]
+    each = [[share["statistics"][name] for name in first["statistics"]] for share in apart]
+    assert each[0]
+    assert close(first["statistics"].values(), averaged(each, weights), 1e-12)
+    assert not close(first["statistics"].values(), each[0], 1e-12), "the first process's own pass"
+    assert all(map(torch.equal, first["statistics"].values(), second["statistics"].values()))
 
 
 @pytest.mark.parametrize("steps", ["steps_of_two_players", "recorded_steps_of_two_players"])
 def test_two_players_are_the_same_in_all_processes(steps, place):
     first, second = found(place, steps)
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
-    statistics = [mean for name, mean in first["weights"].items() if name.endswith("running_mean")]
-    assert statistics
-    assert all(mean.any() for mean in statistics)
     assert [t["value"].item() for t in first["terms"]] == [t["value"].item() for t in second["terms"]]
-    assert all(torch.equal(*both) for both in zip(first.get("average", ()), second.get("average", ()), strict=True))
+    assert len(first["average"]) > 4
+    assert all(map(torch.equal, first["average"], second["average"]))
+
+
+def test_two_players_take_the_same_steps_recorded_or_not(place):
+    eager, _ = found(place, "steps_of_two_players")
+    recorded, _ = found(place, "recorded_steps_of_two_players")
+    assert close(eager["weights"].values(), recorded["weights"].values(), 1e-9)
+    assert close(eager["average"], recorded["average"], 1e-9)
+    for one, other in zip(eager["terms"], recorded["terms"], strict=True):
+        assert {k: float(v) for k, v in one.items()} == pytest.approx({k: float(v) for k, v in other.items()}, rel=1e-9)
 
 
 def test_a_player_that_diverges_in_one_process_ends_all_with_its_words(place):
@@ -294,10 +311,6 @@ def test_a_batch_too_small_for_all_processes_is_refused():
 # --- one run directory
 
 
-def records(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def without_times(run):
     return [{k: v for k, v in record.items() if k not in ("time", "seconds")} for record in records(run)]
 
@@ -370,136 +383,3 @@ def test_on_gpus_where_the_first_would_wait_long_a_process_tells_its_own_error(m
         raise ValueError("own")
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("probgen: process 1: ValueError: own (")
-
-
-# --- launchers' variables
-
-GOOD = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6", "RANK": "3"}
-
-
-def test_what_a_launcher_says_is_taken(monkeypatch):
-    for name, value in GOOD.items():
-        monkeypatch.setenv(name, value)
-    assert launch.given_by_launcher({"steps": 3}) == {"steps": 3, "devices": 2, "num_nodes": 3}
-    assert not launch.is_first({"devices": 2, "num_nodes": 3})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("LOCAL_WORLD_SIZE", "0"),
-        ("LOCAL_WORLD_SIZE", "x"),
-        ("LOCAL_WORLD_SIZE", ""),
-        ("LOCAL_WORLD_SIZE", "4"),
-        ("WORLD_SIZE", "-6"),
-        ("WORLD_SIZE", "1" * 5000),
-        ("LOCAL_RANK", "2"),
-        ("LOCAL_RANK", "²"),
-        ("RANK", "6"),
-        ("RANK", "1.5"),
-    ],
-)
-def test_what_a_launcher_cannot_say_is_refused(name, value, monkeypatch):
-    for known, good in {**GOOD, name: value}.items():
-        monkeypatch.setenv(known, good)
-    with pytest.raises(UserError, match="WORLD_SIZE=6 came" if value == "4" else f"{name}={value} came.*expected"):
-        launch.given_by_launcher({})
-
-
-def test_hosts_that_would_not_find_each_other_are_refused(monkeypatch):
-    for name in launch.LAUNCHER | launch.BY_HAND:
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="torchrun --nnodes 3 --nproc-per-node 2, or set MASTER_ADDR"):
-        launch.check_hosts(2, 3)
-    launch.check_hosts(2, 1)
-    for name in launch.BY_HAND:
-        monkeypatch.setenv(name, "1")
-    launch.check_hosts(2, 3)
-    monkeypatch.setenv("MASTER_PORT", "x")
-    with pytest.raises(UserError, match="MASTER_PORT=x came"):
-        launch.check_hosts(2, 3)
-
-
-def test_a_run_continued_by_one_process_needs_no_strategy():
-    fields = {"model": "vae", "data": "digits", "image_shape": (1, 8, 8), "steps": 3}
-    config = RunConfig(**fields, devices=2, strategy="ddp")
-    assert continued(config, None, {"devices": 1}, Path("run")).strategy == "auto"
-    assert continued(config, None, {}, Path("run")).strategy == "ddp"
-    assert continued(config, None, {"devices": 1, "strategy": "ddp"}, Path("run")).strategy == "ddp"
-
-
-# --- launched by ourselves
-
-
-def test_the_launcher_starts_the_others_and_a_signal_stops_all(tmp_path):
-    run = tmp_path / "run"
-    case = ("vae", "--data", "digits", "--steps", 5000, "--compile", "off", "--set", "hidden=16")
-    process = start("train", *case, "--devices", 2, "--out", run)
-    deadline = time.monotonic() + 60
-    while not ((run / "metrics.jsonl").exists() and records(run)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(child), signal.SIGTERM)
-    done = finish(process)
-    assert (done.code, done.stdout) == (130, "")
-    (line,) = done.stderr.splitlines()
-    stopped = torch.load(run / "checkpoint.pt", weights_only=True)
-    assert f"stopped after step {stopped['trainer']['steps_done']}, saved" in line
-    assert len(stopped["noise_of_others"]) == 1
-    assert not Path(f"/proc/{child}").exists()
-
-
-def test_a_signal_ends_a_process_that_waits_for_another_host(tmp_path):
-    port = shared.free_port()
-    by_hand = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-    environment = {**os.environ, **by_hand, "OMP_NUM_THREADS": "1"}
-    case = ("vae", "--data", "digits", "--steps", 3, "--compile", "off", "--num-nodes", 2)
-    process = start("train", *case, "--out", tmp_path / "run", env=environment)
-    deadline = time.monotonic() + 60
-    while not listens(port):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert finish(process, timeout=10) == Result(-signal.SIGTERM, "", "")
-
-
-def listens(port):
-    """Whether a process here waits for others at that port (state 0A)."""
-    tables = [Path(f"/proc/net/{name}") for name in ("tcp", "tcp6")]
-    rows = [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()[1:]]
-    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        ((*VAE, "--devices", 0), "--devices 0"),
-        ((*VAE, "--devices", 302), ("--devices 302", "batches of 301 images")),
-        ((*VAE, "--devices", 2, "--num-nodes", 200), ("--num-nodes 200", "400 devices")),
-        ((*VAE, "--num-nodes", 2), ("--num-nodes 2", "torchrun --nnodes 2")),
-        ((*VAE, "--strategy", "ddp"), ("--strategy ddp", "one device")),
-        (("gaussian", "--data", "digits", "--strategy", "ddp"), ("--strategy ddp", "without steps")),
-        (("ppca", "--data", "digits", "--compile", "on"), ("--compile on", "without steps")),
-        ((*VAE, "--devices", 2, "--strategy", "nonsense"), ("--strategy nonsense", "ddp")),
-        ((*VAE, "--precision", "16-mixed"), ("--precision 16-mixed", "bf16-mixed")),
-        (("gan", "--data", "ring:300", "--precision", "bf16-mixed"), "two players"),
-        ((*PACKED, "--devices", 2), ("packing=2", "2 processes", "a multiple of 4")),
-        ((*DCGAN, "--devices", 2), ("batches of 3", "2 processes", "batch norm")),
-        (("gaussian", "--data", "digits", "--precision", "bf16-mixed"), "no networks"),
-        (("gaussian", "--data", "digits", "--devices", 2), "by one process"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused_before_anything_is_launched(args, says, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "started", lambda *_: pytest.fail("launched"))
-    refused("train", *args, "--out", tmp_path / "run", says=says)
-    assert not (tmp_path / "run").exists()
-
-
-def test_one_process_needs_no_fabric():
-    program = "import sys; from probgen.cli import run; import probgen.commands.train; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert "probgen.commands.launch" in loaded
-    assert not {"lightning_fabric", "torch._inductor.codecache"} & set(loaded)

@@ -75,7 +75,7 @@ def fit(
     pyro.set_rng_seed(seed)
     device = device_of(pair)
     check_pair(pair, as_real(images[:3]).to(device))
-    check_known(pair, len(images), labels, valid, valid_labels)
+    check_valid_labels(pair, valid, valid_labels)
     shown = TensorImages(images, labels)
     initialize(pair, shown)
     trainer = trainer_for(pair, shown, config, device)
@@ -87,15 +87,11 @@ def fit(
     return history
 
 
-def check_known(pair: Any, num: int, labels: Tensor | None, valid: Tensor | None, valid_labels: Tensor | None) -> None:
-    """Labels of a class-conditional sampler: all of them whole numbers that it knows, of validation images too."""
+def check_valid_labels(pair: Any, valid: Tensor | None, valid_labels: Tensor | None) -> None:
+    """Labels of validation images: all of them classes of the sampler's. Training's are looked at by its trainer."""
     if valid_labels is not None and valid is None:
         raise UserError("valid_labels came without valid images")
-    if kind_of(pair) is not Kind.IMPLICIT or not getattr(pair, "takes_labels", False):
-        return
-    if labels is not None:
-        check_labels(labels, pair.num_classes, num)
-    if valid is None:
+    if valid is None or kind_of(pair) is not Kind.IMPLICIT or not getattr(pair, "takes_labels", False):
         return
     if valid_labels is None:
         raise UserError(f"{type(pair).__name__} takes labels, but the valid images came without: give valid_labels")
