@@ -10,11 +10,14 @@ import jaxtyping
 import pytest
 from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
 from jaxtyping import install_import_hook
+from typecheck import unless_nested
 
 # Networks that judge samples are kept in the user's cache: tests have their own.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="probgen-cache-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
-# jaxtyping and beartype check `Float[Tensor, "b c h w"]` and the like on every call made by a test.
+# jaxtyping and beartype check `Float[Tensor, "b c h w"]` and the like on every call made by a test. A function inside a
+# function would be given its checks anew, some milliseconds, whenever the outer one runs: left as it is.
+jaxtyping.jaxtyped = unless_nested(jaxtyping.jaxtyped)
 install_import_hook("probgen", "typecheck.checker")
 # ArviZ 0.23 announces its successor at every import.
 warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing", category=FutureWarning)
