@@ -5,7 +5,7 @@
 In memory that keeps the features of a pixel together (`channels_last`), all pixels of a batch are the rows of one
 matrix, and those of a tap are the same rows moved by a number: a product of two matrices, nothing copied. Taps that a
 mask leaves out cost nothing. With AVX2 oneDNN's own kernel takes 1.7 times as long (docs/performance.md); other
-processors were not measured.
+processors were not measured. In a compiled step there is a kernel of our own for it, `layers/tap_kernel.py`.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from probgen.layers import tap_kernel
 from probgen.layers.masks import MaskKind
 
 Tap = tuple[int, int]  # row and column in the kernel
@@ -84,6 +85,8 @@ def weight_gradient(
     (rows, columns), width = kernel, pixels.shape[2]
     if not taps:
         return g.new_zeros(g.shape[3], pixels.shape[3], rows, columns)
+    if tap_kernel.fits(g, pixels):
+        return torch.ops.probgen.tap_gradient(g, pixels, list(kernel), tap_kernel.runs_of(taps))
     # With a border of zeros g's pixels lie as x's do: a tap then is a number of pixels, for all images at once.
     bordered = F.pad(g, (0, 0, 0, columns - 1, 0, rows - 1)) if rows * columns > 1 else g.contiguous()
     of_y, of_x = bordered.reshape(-1, g.shape[3]), pixels.reshape(-1, pixels.shape[3])
