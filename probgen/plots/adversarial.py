@@ -64,9 +64,10 @@ def judgement(
 
     logits: rows from low to high y. extent: x from, to, y from, to. Where it is above 0 (red) the discriminator takes a
     point for data, of a pair of losses that compares only (wasserstein, relativistic) only differences mean something.
-    numbers: beside the colours; a film, in which their width would make the frames shake, is without.
+    numbers: beside the colours; a film, in which their width would make the frames shake, is without, and everything has
+    its place: to look for the best takes matplotlib as long as to draw.
     """
-    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained" if numbers else None)
     axis = figure.subplots()
     bound = float(np.percentile(np.abs(logits - np.median(logits)), 98)) or 1.0
     middle = float(np.median(logits))
@@ -79,4 +80,6 @@ def judgement(
     bar = figure.colorbar(shown, ax=axis, label="logit of the discriminator", shrink=0.85)
     ticks = [middle - bound, middle, middle + bound] if numbers else []
     bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    if not numbers:
+        figure.subplots_adjust(left=0.08, right=0.99, bottom=0.07, top=0.93)
     return figure
