@@ -1,10 +1,12 @@
 """Our Adam is torch's, bit for bit: weights, state, and what a checkpoint holds."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from probgen.inference.adam import FusedAdam, clipped
+from probgen.inference.adam import FusedAdam, clipped, laid_out
 
 
 def weights():
@@ -58,6 +60,30 @@ def same(one, other):
 @pytest.mark.parametrize("reload_at", [None, 3])
 def test_it_is_torchs(missing, reload_at):
     assert same(train(ours, missing=missing, reload_at=reload_at), train(torchs, missing=missing, reload_at=reload_at))
+
+
+def gone_on_from_another_layout():
+    """A kernel that torch has trained as it lies in memory by default, and the same gone on with in `channels_last`."""
+    plain = nn.Parameter(torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)))
+    adam, steps = torchs([plain]), [torch.arange(48.0).view_as(plain) - 20, torch.ones_like(plain)]
+    plain.grad = steps[0]
+    adam.step()
+    other = nn.Parameter(plain.detach().clone(memory_format=torch.channels_last))
+    gone_on = ours([other])
+    gone_on.load_state_dict(copy.deepcopy(adam.state_dict()))
+    plain.grad = steps[1]
+    adam.step()
+    gone_on.move([laid_out(steps[1], other)])
+    return plain, other
+
+
+def test_moments_lie_in_memory_as_their_parameters_do():
+    assert torch.equal(*gone_on_from_another_layout())
+
+
+def test_moments_that_lie_otherwise_move_the_wrong_weights(monkeypatch):
+    monkeypatch.setattr("probgen.inference.adam.laid_out", lambda moment, _: moment)
+    assert not torch.equal(*gone_on_from_another_layout())
 
 
 def test_another_rate_is_seen():

@@ -73,8 +73,11 @@ class FusedAdam(torch.optim.Adam):
         self.moments = tuple([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state; of another `torch.optim.Adam` too."""
+        """Go on from a state; of another `torch.optim.Adam` too, whose parameters may lie otherwise in memory."""
         super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = laid_out(state[name], parameter)
         self.moving = []
 
 

@@ -64,8 +64,8 @@ def judgement(
 
     logits: rows from low to high y. extent: x from, to, y from, to. Where it is above 0 (red) the discriminator takes a
     point for data, of a pair of losses that compares only (wasserstein, relativistic) only differences mean something.
-    numbers: beside the colours; a film, in which their width would make the frames shake, is without, and everything has
-    its place: to look for the best takes matplotlib as long as to draw.
+    numbers: beside the colours. A film, in which their width would make the frames shake, is without, and everything in
+    it has its place: to look for the best takes matplotlib as long as to draw.
     """
     figure = Figure(figsize=(5.4, 4.6), layout="constrained" if numbers else None)
     axis = figure.subplots()
